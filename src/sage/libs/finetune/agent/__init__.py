@@ -1,0 +1,101 @@
+"""Fine-tune language models on agent tasks: collect, filter, convert, train, evaluate.
+
+vocabulary      errors  types  registry  config  answers  chatml  jsonl  progress        standard library only
+services        tokenization/  models/
+stages          sources/  environments/  trajectories/  conversion/  evaluation/         in the order data flows
+composition     training/  pipeline  quickstart  reporting/  cli/
+
+A stage imports the vocabulary and the services, never another stage; composition chains them. The public names below
+load on first use, so importing this package loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sage.libs.finetune.agent._version import __version__
+
+if TYPE_CHECKING:
+    from sage.libs.finetune.agent.config import AgentSFTConfig
+    from sage.libs.finetune.agent.conversion.converter import SFTConversionConfig, TrajectoryToSFTConverter
+    from sage.libs.finetune.agent.errors import (
+        AgentFinetuneError,
+        ConfigError,
+        DataError,
+        ModelError,
+        ScoringError,
+        TrainingError,
+        TrajectoryError,
+    )
+    from sage.libs.finetune.agent.pipeline import collect_and_convert
+    from sage.libs.finetune.agent.training.sft import AgentSFTTrainer
+    from sage.libs.finetune.agent.trajectories.collector import CollectorConfig, TrajectoryCollector
+    from sage.libs.finetune.agent.trajectories.filter import TrajectoryFilter
+    from sage.libs.finetune.agent.trajectories.io import load_trajectories, save_trajectories
+    from sage.libs.finetune.agent.types import (
+        AgentTrajectory,
+        EvalResult,
+        StepResult,
+        TrainingResult,
+        TrajectoryStep,
+    )
+
+_HOMES = {
+    "config": ("AgentSFTConfig",),
+    "conversion.converter": ("SFTConversionConfig", "TrajectoryToSFTConverter"),
+    "errors": (
+        "AgentFinetuneError",
+        "ConfigError",
+        "DataError",
+        "ModelError",
+        "ScoringError",
+        "TrainingError",
+        "TrajectoryError",
+    ),
+    "pipeline": ("collect_and_convert",),
+    "training.sft": ("AgentSFTTrainer",),
+    "trajectories.collector": ("CollectorConfig", "TrajectoryCollector"),
+    "trajectories.filter": ("TrajectoryFilter",),
+    "trajectories.io": ("load_trajectories", "save_trajectories"),
+    "types": ("AgentTrajectory", "EvalResult", "StepResult", "TrainingResult", "TrajectoryStep"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AgentFinetuneError",
+    "AgentSFTConfig",
+    "AgentSFTTrainer",
+    "AgentTrajectory",
+    "CollectorConfig",
+    "ConfigError",
+    "DataError",
+    "EvalResult",
+    "ModelError",
+    "SFTConversionConfig",
+    "ScoringError",
+    "StepResult",
+    "TrainingError",
+    "TrainingResult",
+    "TrajectoryCollector",
+    "TrajectoryError",
+    "TrajectoryFilter",
+    "TrajectoryStep",
+    "TrajectoryToSFTConverter",
+    "__version__",
+    "collect_and_convert",
+    "load_trajectories",
+    "save_trajectories",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

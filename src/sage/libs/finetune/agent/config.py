@@ -1,0 +1,228 @@
+"""Configuration: dataclasses that validate themselves and do no I/O when built. Standard library and PyYAML only.
+
+Every field carries its help text, range and aliases, so that YAML files, command-line flags and `--help` come from one
+place. A setting that nothing knows is an error with "did you mean"; all faults of a config are reported at once.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+
+from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.registry import suggestion
+
+
+def option(default: Any = MISSING, help: str = "", **checks: Any) -> Any:
+    """A config field. `checks`: `low`, `high` (inclusive), `above` (exclusive), `aliases` (names accepted as well)."""
+    return field(default=default, metadata={"help": help, **checks})
+
+
+class Config:
+    """Base of all configs: validation, YAML, plain dicts. Subclasses are dataclasses whose fields are `option`s."""
+
+    def __post_init__(self) -> None:
+        faults = []
+        for spec in fields(self):  # type: ignore[arg-type]
+            try:
+                setattr(self, spec.name, _checked(spec, getattr(self, spec.name), _hints(type(self))[spec.name]))
+            except ConfigError as error:
+                faults.append(str(error))
+        faults += self.conflicts() if not faults else []
+        if faults:
+            raise ConfigError("; ".join(faults))
+
+    def conflicts(self) -> list[str]:
+        """Faults that involve more than one field; each a line naming the fields and the remedy."""
+        return []
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> Self:
+        """Build one from plain values; aliases are accepted, unknown names are errors.
+
+        Raises:
+            ConfigError: naming `where`, every faulty field, what was expected and found.
+        """
+        known = {spec.name: spec for spec in fields(cls)}  # type: ignore[arg-type]
+        aliases = {alias: name for name, spec in known.items() for alias in spec.metadata.get("aliases", ())}
+        chosen: dict[str, Any] = {}
+        faults = []
+        for key, value in values.items():
+            name = aliases.get(key, key)
+            if name not in known:
+                faults.append(f"unknown setting '{key}'; {suggestion(str(key), [*known, *aliases])}")
+            elif name in chosen:
+                faults.append(f"'{key}' and '{name}' are the same setting; give one of them")
+            chosen[name] = value
+        missing = [n for n, s in known.items() if s.default is MISSING and n not in chosen]
+        faults += [f"'{name}' is required" for name in missing]
+        if faults:
+            raise ConfigError(f"{where}: {'; '.join(fault.rstrip('; ') for fault in faults)}")
+        try:
+            return cls(**chosen)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **overrides: Any) -> Self:
+        """Read a YAML mapping; `overrides` win over the file.
+
+        Raises:
+            ConfigError: when the file is missing, is no mapping, or holds a faulty setting.
+        """
+        return cls.from_dict({**read_yaml(path), **overrides}, where=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values (paths as text); `from_dict` is its inverse."""
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self)}  # type: ignore[arg-type]
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a YAML mapping (name: value), found {type(content).__name__}")
+    return content
+
+
+@dataclass
+class AgentSFTConfig(Config):
+    """Settings of supervised fine-tuning; the reference's names, then ours.
+
+    Example:
+        >>> config = AgentSFTConfig(base_model="Qwen/Qwen2.5-1.5B-Instruct", train_data="agent_sft:train")
+        >>> config.lora_r, config.learning_rate
+        (16, 2e-05)
+        >>> AgentSFTConfig.from_dict({"base_model": "m", "train_data": "d", "lora_rank": 8})
+        Traceback (most recent call last):
+        sage.libs.finetune.agent.errors.ConfigError: config: unknown setting 'lora_rank'; did you mean 'lora_r'?
+    """
+
+    base_model: str = option(
+        help="model id, folder, or smollm2-135m-instruct (embedded)", aliases=("model_name_or_path", "model")
+    )
+    train_data: str = option(help="JSONL file or reference such as agent_sft:train", aliases=("dataset_name",))
+    eval_data: str | None = option(None, "the same, for evaluation after training", aliases=("eval_dataset",))
+    output_dir: Path = option(Path(".sage/finetune/"), "run folder")
+    num_epochs: int = option(3, "passes over the training rows", low=1, aliases=("num_train_epochs",))
+    batch_size: int = option(8, "rows per device and step", low=1, aliases=("per_device_train_batch_size",))
+    learning_rate: float | Literal["auto"] = option(
+        2e-5, "peak learning rate, or auto (by method and model size)", above=0.0
+    )
+    gradient_accumulation_steps: int = option(4, "batches per optimiser step", low=1)
+    max_seq_length: int = option(
+        2048, "longest row in tokens; longer ones lose whole exchanges, oldest first", low=16,
+        aliases=("max_length", "max_seq_len"),
+    )  # fmt: skip
+    use_lora: bool = option(True, "train LoRA adapters; false trains all weights", aliases=("use_peft",))
+    lora_r: int = option(16, "LoRA rank", low=1)
+    lora_alpha: int = option(32, "LoRA alpha; the update is scaled by alpha / r", low=1)
+    use_dora: bool = option(False, "DoRA: LoRA with learned magnitudes")
+    use_lora_plus: bool = option(False, "LoRA+: a higher learning rate for B")
+    lora_plus_lr_ratio: float = option(16.0, "LoRA+: learning rate of B over that of A", above=0.0)
+    use_coreset_selection: bool = option(False, "select a coreset before training")
+    coreset_strategy: str = option("hybrid", "how to select it")
+    coreset_target_size: int | None = option(None, "rows to keep", low=1)
+    use_online_continual: bool = option(False, "mix batches with replayed rows")
+    continual_buffer_size: int = option(2048, "rows the replay buffer holds", low=1)
+    continual_replay_ratio: float = option(0.25, "replayed rows per new row", low=0.0)
+    max_steps: int | None = option(None, "stop after this many optimiser steps; the schedule ends there", low=1)
+    lora_dropout: float = option(0.0, "dropout on the adapters' input", low=0.0, high=1.0)
+    lora_target_modules: str = option("all-linear", "all-linear, or module names separated by commas")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = option("linear", "schedule after the warm-up")
+    warmup_ratio: float = option(0.03, "share of the steps that warm up", low=0.0, high=1.0)
+    weight_decay: float = option(0.0, "AdamW weight decay", low=0.0)
+    max_grad_norm: float = option(1.0, "gradient clipping", above=0.0)
+    tool_format: Literal["auto", "compact", "json"] = option(
+        "auto", "how our chat template shows tools; auto keeps the model's own template if it renders tools"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "base weights; auto is bfloat16 where the processor computes in it"
+    )
+    save_steps: int = option(100, "checkpoint every so many optimiser steps", low=1)
+    save_total_limit: int = option(2, "checkpoints kept", low=1)
+    eval_batch_size: int = option(32, "rows generated at once", low=1, aliases=("per_device_eval_batch_size",))
+    max_new_tokens: int = option(128, "longest reply in evaluation, in tokens", low=1)
+    seed: int = option(0, "fixes adapter initialisation, row order and dropout", low=0)
+
+    def conflicts(self) -> list[str]:
+        """DoRA and LoRA+ need LoRA; a name with nothing in it names no model or data."""
+        faults = [
+            f"'{name}' needs use_lora: true"
+            for name in ("use_dora", "use_lora_plus")
+            if getattr(self, name) and not self.use_lora
+        ]
+        faults += [f"'{name}' is empty" for name in ("base_model", "train_data") if not getattr(self, name).strip()]
+        return faults
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _checked(spec: Field[Any], value: Any, hint: Any) -> Any:
+    """The value in the field's type and range, or a ConfigError about it."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for choice in choices:
+        converted = _convert(value, choice)
+        if converted is not _NO:
+            break
+    else:
+        expected = " or ".join(_name(choice) for choice in choices)
+        raise ConfigError(f"'{spec.name}': expected {expected}, found {value!r}")
+    number = converted if isinstance(converted, int | float) and not isinstance(converted, bool) else None
+    low, high, above = (spec.metadata.get(bound) for bound in ("low", "high", "above"))
+    if number is None:
+        return converted
+    if low is not None and number < low:
+        raise ConfigError(f"'{spec.name}': must be at least {low}, not {number}")
+    if high is not None and number > high:
+        raise ConfigError(f"'{spec.name}': must be at most {high}, not {number}")
+    if above is not None and number <= above:
+        raise ConfigError(f"'{spec.name}': must be above {above:g}, not {number}")
+    return converted
+
+
+_NO = object()
+_WORDS = {"true": True, "false": False, "yes": True, "no": False}
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    """The value as `hint`, or `_NO`. Text (flags; YAML's `1e-3`) is read as numbers and switches."""
+    if typing.get_origin(hint) is Literal:
+        return value if value in typing.get_args(hint) else _NO
+    if hint is types.NoneType:
+        return None if value in (None, "none", "null") else _NO
+    if hint is bool:
+        return value if isinstance(value, bool) else _WORDS.get(str(value).lower(), _NO)
+    if hint is Path:
+        return Path(value) if isinstance(value, str | Path) else _NO
+    if hint in (int, float):
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            return _NO
+        try:
+            number = float(value) if hint is float or not isinstance(value, str) else int(value)
+        except ValueError:
+            return _NO
+        return hint(number) if math.isfinite(number) and (hint is float or number == int(number)) else _NO
+    return value if isinstance(value, hint) else _NO
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(hint))
+    names = {types.NoneType: "null", int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return names.get(hint, "a path" if hint is Path else str(hint))
