@@ -1,0 +1,202 @@
+"""Which chat template speaks for a tokenizer: the model's own if it can show tools, else ours.
+
+Many templates drop `tools` and `tool_calls` without a word (SmolLM2, Zephyr), and some rewrite earlier turns when a
+new one comes (Qwen3 strips thoughts); training on either teaches nonsense. So a template is probed with a small
+conversation before it is trusted. Ours, `templates/chatml_tools.jinja`, is plain ChatML and only ever appends.
+
+Its two tool formats, each what a vLLM tool parser reads:
+
+- `compact` (`llama3_json`): tools as signatures, a call as one JSON line. Well under half the prompt, which is what a
+  small model on a CPU can afford; descriptions of single parameters are left out.
+- `json` (`hermes`): tools as JSON schemas in `<tools>`, calls in `<tool_call>`. Observations come back in a user turn
+  within `<tool_response>`, as in Qwen2.5 and Qwen3, the ChatML models most often tuned; vLLM's parser reads replies
+  only, so it is indifferent to it. Each observation has a turn of its own, since merging them would rewrite the past.
+
+The chosen format is written into the saved template, so a server renders what training rendered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sage.libs.finetune.agent.errors import ConfigError, DataError, ModelError
+from sage.libs.finetune.agent.tokenization.render import is_stop, layout
+from sage.libs.finetune.agent.types import Message, ToolSpec
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+ToolFormat = Literal["compact", "json"]
+TOOL_FORMATS: tuple[ToolFormat, ...] = ("compact", "json")
+
+_TEMPLATE = Path(__file__).parent / "templates" / "chatml_tools.jinja"
+_MARK = "{#- chatml_tools"
+_START, _STOP = "<|im_start|>", "<|im_end|>"
+
+
+@dataclass(frozen=True)
+class TemplateChoice:
+    """What `prepare_template` decided.
+
+    Attributes:
+        source: `model` (its own template is kept) or `chatml_tools` (ours).
+        tool_format: `compact` or `json` for ours, `model` for the model's own.
+        reason: One sentence for the log.
+    """
+
+    source: Literal["model", "chatml_tools"]
+    tool_format: Literal["compact", "json", "model"]
+    reason: str
+
+
+def prepare_template(
+    tokenizer: PreTrainedTokenizerBase, tool_format: str = "auto", *, small_model: bool
+) -> TemplateChoice:
+    """Make sure the tokenizer's chat template can train and serve tool calls; set ours on it where it cannot.
+
+    Setting ours also makes `<|im_end|>` the tokenizer's eos token, so that whoever loads the saved folder stops there.
+
+    Args:
+        tokenizer: Changed in place when our template is set.
+        tool_format: `auto` keeps a usable template of the model's and else picks `compact` for a small model, `json`
+            for a large one; `compact` and `json` force ours in that format.
+        small_model: Whether the model has less than a billion parameters.
+
+    Raises:
+        ConfigError: An unknown `tool_format`.
+        ModelError: The model's template cannot be used, and neither can ours for want of the ChatML tokens.
+    """
+    if tool_format != "auto":
+        if tool_format not in TOOL_FORMATS:
+            raise ConfigError(f"tool_format '{tool_format}' is unknown; expected auto, {', '.join(TOOL_FORMATS)}")
+        if not _has_chatml_tokens(tokenizer):
+            raise ModelError(
+                f"tool_format '{tool_format}' needs {_START} and {_STOP} as tokens, which {_name(tokenizer)} lacks; "
+                "use tool_format 'auto' or a ChatML model"
+            )
+        return _set_ours(tokenizer, "compact" if tool_format == "compact" else "json", "it was asked for")
+    baked = _baked_format(tokenizer)
+    if baked is not None:
+        return TemplateChoice("chatml_tools", baked, f"the tokenizer carries our template ({baked}) already")
+    fault = template_fault(tokenizer)
+    if fault is None:
+        return TemplateChoice("model", "model", "the model's own chat template shows tools, calls and observations")
+    if _has_chatml_tokens(tokenizer):
+        return _set_ours(tokenizer, "compact" if small_model else "json", f"the model's own {fault}")
+    if template_fault(tokenizer, thought="") is None:
+        return TemplateChoice(
+            "model", "model", f"the model's own chat template is kept though it {fault}: rows with both are refused"
+        )
+    raise ModelError(
+        f"the chat template of {_name(tokenizer)} {fault}, and ours needs {_START} and {_STOP} as tokens, which it "
+        "lacks; use a ChatML model, or set a chat template that shows tools on the tokenizer"
+    )
+
+
+def template_fault(tokenizer: PreTrainedTokenizerBase, thought: str = "probe thought") -> str | None:
+    """What keeps a tokenizer's chat template from training tool calls, as the rest of a sentence; None if nothing.
+
+    Args:
+        tokenizer: Its template is probed with a call, an observation, an answer and a second question.
+        thought: Text beside the call; with "" a template that cannot show both passes.
+    """
+    if not tokenizer.chat_template:
+        return "chat template is missing"
+    messages, tools = _probe(thought)
+    try:
+        text, spans = layout(messages, tools, tokenizer)
+    except (DataError, TypeError) as error:  # TypeError: the template adds a call's arguments to a string
+        fault, _, _ = str(error).partition("; ")  # without the remedy
+        return f"chat template fails on a conversation with tools ({fault})"
+    if not is_stop(_last_token(text, spans[0], tokenizer), tokenizer):
+        return "chat template ends a turn without a stop token"
+    prompt, call = text[: spans[0][0]], text[slice(*spans[0])]
+    shown = {
+        "tool schemas": all(word in prompt for word in ("probe_tool", "probe_argument")),
+        "tool calls": all(word in call for word in ("probe_tool", "probe_argument", "probe value")),
+        "observations": "probe observation" in text[spans[0][1] : spans[1][0]],
+    }
+    missing = [what for what, is_shown in shown.items() if not is_shown]
+    return f"chat template drops {' and '.join(missing)}" if missing else None
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None = None) -> list[int]:
+    """Token ids at which generation stops: eos of the tokenizer and of the generation config, and the turn's end.
+
+    The turn's end is the special token with which the chat template closes an assistant turn, hence what training
+    teaches the model to stop with; it need not be eos (Gemma's `<end_of_turn>`, `<|im_end|>` of a Qwen base model).
+    """
+    eos: Any = generation_config.eos_token_id if generation_config is not None else None
+    ids = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+    if tokenizer.chat_template:
+        exchange: list[Message] = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]
+        text, [span] = layout(exchange, None, tokenizer)
+        last = _last_token(text, span, tokenizer)
+        if is_stop(last, tokenizer):
+            ids.add(last)
+    return sorted(token for token in ids if token is not None)
+
+
+def _last_token(text: str, span: tuple[int, int], tokenizer: PreTrainedTokenizerBase) -> int:
+    ids: list[int] = tokenizer.encode(text[slice(*span)], add_special_tokens=False)
+    return ids[-1]
+
+
+def _set_ours(tokenizer: PreTrainedTokenizerBase, tool_format: ToolFormat, why: str) -> TemplateChoice:
+    template = _TEMPLATE.read_text(encoding="utf-8")
+    tokenizer.chat_template = template.replace(_default("compact"), _default(tool_format))
+    reason = f"our ChatML template ({tool_format}) is set because {why}"
+    if tokenizer.eos_token != _STOP:
+        reason += f"; eos becomes {_STOP} (was {tokenizer.eos_token})"
+        tokenizer.eos_token = _STOP
+    return TemplateChoice("chatml_tools", tool_format, reason)
+
+
+def _baked_format(tokenizer: PreTrainedTokenizerBase) -> ToolFormat | None:
+    """The tool format of our template on a tokenizer, None when the template is another's."""
+    template = tokenizer.chat_template
+    if not isinstance(template, str) or not template.startswith(_MARK):
+        return None
+    return next((name for name in TOOL_FORMATS if _default(name) in template), None)
+
+
+def _default(tool_format: ToolFormat) -> str:
+    """The one line of the template that a format is written into."""
+    return f'set tool_format = tool_format | default("{tool_format}")'
+
+
+def _has_chatml_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return all(len(tokenizer.encode(token, add_special_tokens=False)) == 1 for token in (_START, _STOP))
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.name_or_path or "the tokenizer"
+
+
+def _probe(thought: str) -> tuple[list[Message], list[ToolSpec]]:
+    """A small conversation that a usable template shows in full. Mistral's wants call ids of nine characters."""
+    arguments = {"probe_argument": "probe value"}
+    messages: list[Message] = [
+        {"role": "system", "content": "probe system"},
+        {"role": "user", "content": "probe question"},
+        {
+            "role": "assistant",
+            "content": thought,
+            "tool_calls": [
+                {"id": "call00001", "type": "function", "function": {"name": "probe_tool", "arguments": arguments}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "call00001", "name": "probe_tool", "content": "probe observation"},
+        {"role": "assistant", "content": "probe answer"},
+        {"role": "user", "content": "another question"},
+        {"role": "assistant", "content": "another answer"},
+    ]
+    parameters = {
+        "type": "object",
+        "properties": {"probe_argument": {"type": "string", "description": "an argument"}},
+        "required": ["probe_argument"],
+    }
+    function = {"name": "probe_tool", "description": "a tool", "parameters": parameters}
+    return messages, [{"type": "function", "function": function}]
