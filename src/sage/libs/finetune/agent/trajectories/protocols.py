@@ -1,0 +1,218 @@
+"""What an agent, a task and an environment must look like, and how what they give is read.
+
+An agent decides one step at a time: `(task, history) -> decision`. It is a callable, or an object with `act` or
+`run_step`; with `act_batch(tasks, histories) -> decisions` it can decide for many episodes at once, and
+`reset(task)`, when it has one, is called before the first step of an episode. `history` is the list of steps so far.
+
+A decision is a `TrajectoryStep`, or a mapping with `action` and, as needed, `thought`, `action_input`, `reply` (a
+language model's own words) and `error` (the call could not be made, so no environment is asked). An agent that runs
+its own tools also says `observation`, `reward`, `done` and `success`. None means the agent gives up.
+
+A task is a mapping with `instruction`, or that instruction alone. Known fields: `task_id`, `answer` (the expected
+final answer), `tools`, `system_prompt`, `metadata`; the agent and the environment see every other field as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+from sage.libs.finetune.agent.errors import DataError, TrajectoryError
+from sage.libs.finetune.agent.jsonl import encode
+from sage.libs.finetune.agent.registry import suggestion
+from sage.libs.finetune.agent.types import Environment, StepResult, TrajectoryStep
+
+Task = Mapping[str, Any]
+Decide = Callable[[Task, list[TrajectoryStep]], object]
+DecideBatch = Callable[[list[Task], list[list[TrajectoryStep]]], Sequence[object]]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an agent chose; `observation` is None when it did not say one."""
+
+    action: str
+    thought: str = ""
+    action_input: dict[str, Any] = field(default_factory=dict)
+    reply: str | None = None
+    error: str | None = None
+    observation: str | None = None
+    reward: float = 0.0
+    done: bool = False
+    success: bool | None = None
+
+
+_DECISION_TYPES: dict[str, tuple[type, ...]] = {
+    "action": (str,), "thought": (str,), "action_input": (dict,), "reply": (str, type(None)),
+    "error": (str, type(None)), "observation": (str, type(None)), "reward": (Real,), "done": (bool,),
+    "success": (bool, type(None)),
+}  # fmt: skip
+_TASK_TYPES: dict[str, tuple[type, ...]] = {
+    "instruction": (str,), "task_id": (str,), "tools": (list,), "system_prompt": (str, type(None)),
+    "metadata": (dict,),
+}  # fmt: skip
+
+
+def decider(agent: object) -> Decide:
+    """The agent as one function `(task, history) -> decision`.
+
+    Raises:
+        TypeError: when it is none of the accepted forms.
+    """
+    if not isinstance(agent, type):
+        for name in ("act", "run_step"):
+            method = getattr(agent, name, None)
+            if callable(method):
+                return method  # type: ignore[no-any-return]
+        decide_batch = batch_decider(agent)
+        if decide_batch is not None:
+            return lambda task, history: decide_batch([task], [history])[0]
+        if callable(agent):
+            return agent
+    found = f"the class {agent.__name__}" if isinstance(agent, type) else type(agent).__name__
+    raise TypeError(
+        f"agent: {found} cannot decide; give a callable (task, history), or an object with act, run_step or act_batch"
+    )
+
+
+def batch_decider(agent: object) -> DecideBatch | None:
+    """The agent's `act_batch`, checked to give one decision per episode; None when it has none."""
+    act_batch = getattr(agent, "act_batch", None)
+    if not callable(act_batch):
+        return None
+
+    def decide_batch(tasks: list[Task], histories: list[list[TrajectoryStep]]) -> Sequence[object]:
+        decisions = act_batch(tasks, histories)
+        if not isinstance(decisions, list | tuple) or len(decisions) != len(tasks):
+            count = len(decisions) if isinstance(decisions, list | tuple) else type(decisions).__name__
+            raise TrajectoryError(f"act_batch must give a list of {len(tasks)} decisions, it gave {count}")
+        return decisions
+
+    return decide_batch
+
+
+def environment_maker(environment: object) -> tuple[Callable[[], object] | None, bool]:
+    """How to get an environment for an episode, and whether several can be had at once.
+
+    Raises:
+        TypeError: when it is neither an environment nor something that makes one.
+    """
+    if environment is None:
+        return None, True
+    if not isinstance(environment, type) and isinstance(environment, Environment):
+        return lambda: environment, False
+    if callable(environment):
+        return environment, True
+    raise TypeError(
+        f"environment: {type(environment).__name__} has no reset and step; give an object with both, "
+        "or a callable without arguments that makes one"
+    )
+
+
+def read_tasks(tasks: Iterable[str | Task]) -> list[dict[str, Any]]:
+    """Check the tasks and give each a `task_id` (`task-0001` by position where it has none).
+
+    Raises:
+        DataError: naming the task by position, the field, and what was expected.
+    """
+    if isinstance(tasks, str | Mapping):
+        raise DataError("tasks: expected a list of tasks, found a single one; use collect_single for one task")
+    read = [_read_task(task, position) for position, task in enumerate(tasks, start=1)]
+    if not read:
+        raise DataError("tasks: the list is empty; give at least one task with an 'instruction'")
+    seen: dict[str, int] = {}
+    for position, task in enumerate(read, start=1):
+        first = seen.setdefault(task["task_id"], position)
+        if first != position:
+            raise DataError(
+                f"tasks[{position - 1}]: field 'task_id': '{task['task_id']}' is taken by tasks[{first - 1}]; "
+                "give each task its own"
+            )
+    return read
+
+
+def _read_task(task: object, position: int) -> dict[str, Any]:
+    where = f"tasks[{position - 1}]"
+    if isinstance(task, str):
+        task = {"instruction": task}
+    if not isinstance(task, Mapping):
+        raise DataError(f"{where}: expected a mapping or an instruction, found {type(task).__name__}")
+    if "instruction" not in task:
+        found = ", ".join(map(str, task)) or "no field"
+        raise DataError(f"{where}: field 'instruction' is missing (found: {found}); say what the agent shall do")
+    for name, wanted in _TASK_TYPES.items():
+        if name in task and not isinstance(task[name], wanted):
+            raise DataError(f"{where}: field '{name}': expected {_names(wanted)}, found {type(task[name]).__name__}")
+    if not task["instruction"].strip():
+        raise DataError(f"{where}: field 'instruction' is empty; say what the agent shall do")
+    for name in (*_TASK_TYPES, "answer"):
+        try:
+            encode(task.get(name))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where}: field '{name}': cannot be written as JSON ({error})") from error
+    return {"task_id": f"task-{position:04d}", **task}
+
+
+def read_decision(value: object) -> Decision | None:
+    """Read what an agent gave.
+
+    Raises:
+        TrajectoryError: when it is no decision; the message says what is expected.
+    """
+    if value is None:
+        return None
+    if isinstance(value, TrajectoryStep):
+        # A step cannot tell an observation left out from an empty one, so an empty one counts as left out.
+        value = {**vars(value), "observation": value.observation or None}
+    if not isinstance(value, Mapping):
+        raise TrajectoryError(
+            f"a decision must be a TrajectoryStep, a mapping with 'action', or None; found {type(value).__name__}"
+        )
+    for name, item in value.items():
+        if name not in _DECISION_TYPES:
+            near = suggestion(str(name), _DECISION_TYPES)
+            raise TrajectoryError(f"a decision has no field '{name}'; {near}known: {', '.join(_DECISION_TYPES)}")
+        _check_field("decision", name, item, _DECISION_TYPES[name])
+    if not value.get("action"):
+        raise TrajectoryError("a decision needs 'action': the name of a tool, or 'finish'")
+    values = dict(value)
+    values["reward"] = _finite("decision", value.get("reward", 0.0))
+    return Decision(**values)
+
+
+def read_result(value: object) -> StepResult:
+    """Read what an environment's `step` gave: a StepResult, or `(observation, reward, done[, success])`.
+
+    Raises:
+        TrajectoryError: when it is neither.
+    """
+    if not isinstance(value, StepResult):
+        if not isinstance(value, tuple) or len(value) not in (3, 4):
+            found = f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__
+            raise TrajectoryError(
+                f"step must give a StepResult or (observation, reward, done[, success]); found {found}"
+            )
+        value = StepResult(*value)
+    for name in ("observation", "reward", "done", "success", "error"):
+        wanted = (str,) if name == "observation" else _DECISION_TYPES[name]
+        _check_field("step", name, getattr(value, name), wanted)
+    return value._replace(reward=_finite("step", value.reward))
+
+
+def _check_field(what: str, name: str, value: object, wanted: tuple[type, ...]) -> None:
+    if not isinstance(value, wanted) or (wanted == (Real,) and isinstance(value, bool)):
+        raise TrajectoryError(f"{what} field '{name}': expected {_names(wanted)}, found {type(value).__name__}")
+
+
+def _finite(what: str, reward: float) -> float:
+    if not math.isfinite(reward):
+        raise TrajectoryError(f"{what} field 'reward': expected a finite number, found {reward}")
+    return float(reward)
+
+
+def _names(types: tuple[type, ...]) -> str:
+    names = {Real: "a number", type(None): "None"}
+    return " or ".join(names.get(kind, kind.__name__) for kind in types)
