@@ -59,8 +59,9 @@ class DeskEnvironment:
         tool = TOOLS[action]
         if fault := tool.fault(action_input):
             return StepResult(f"error: {fault}", error="bad_arguments")
-        try:
-            observation = tool.run(self._store, **action_input)
+        whole = {name: int(value) if isinstance(value, float) else value for name, value in action_input.items()}
+        try:  # JSON schema counts 2.0 as an integer, and so do we
+            observation = tool.run(self._store, **whole)
         except (ToolFault, OverflowError, UnicodeEncodeError) as fault_of_call:  # the latter two: SQLite cannot hold it
             return StepResult(f"error: {fault_of_call}", error="failed")
         return StepResult(observation, self._reward(f"{action} {action_input}"))
@@ -75,22 +76,24 @@ class DeskEnvironment:
     def _judge(self, answer: str) -> bool:
         """Both must be right: the answer, where one is asked for, and the state of the desk."""
         expected = self._task["expected"] or self._task["world"]
-        right = self._task["answer"] is None or same_answer(answer, self._task["answer"])
+        right = self._task["answer"] is None or gives(answer, self._task["answer"])
         return right and same_world(self._store.dump(), expected)
 
 
-def same_answer(given: str, expected: str) -> bool:
-    """Whether a reply gives the expected value: the only number in it, or the only word but for articles and "is".
+def gives(reply: str, expected: str) -> bool:
+    """Whether a reply gives the expected value: the only number in it, or the only word but for a few around it.
 
     Example:
-        >>> same_answer("The total is 84.", "84"), same_answer("84 or 85", "84"), same_answer("Mia", "mia")
-        (True, False, True)
+        >>> gives("The total is 1,084.", "1084"), gives("84 or 85", "84"), gives("-84", "84"), gives("Mia", "mia")
+        (True, False, False, True)
     """
     if expected.isdecimal():
-        return re.findall(r"\d+", given) == [expected]
-    words = re.findall(r"\w+", given.lower())
+        numbers = _NUMBER.findall(reply)
+        return len(numbers) == 1 and numbers[0].replace(",", "") == expected
+    words = re.findall(r"\w+", reply.lower())
     return [word for word in words if word not in _FILLERS] == [expected.lower()]
 
 
+_NUMBER = re.compile(r"-?\d+(?:[,.]\d+)*")
 _FILLERS = frozenset("the a an is it of order status owner answer file".split())
 """Words around a one-word answer that do not change it."""
