@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.libs.finetune.agent import errors
-from sage.libs.finetune.agent.errors import AgentFinetuneError, DataError
-from sage.libs.finetune.agent.types import AgentTrajectory, StepResult, TrajectoryStep, field_names
+from sage.libs.finetune.agent.errors import DataError
+from sage.libs.finetune.agent.types import AgentTrajectory, StepResult, TrajectoryStep
 
 RECORD: dict[str, Any] = {
     "task_id": "a",
@@ -61,13 +60,13 @@ def without(name: str) -> dict[str, Any]:
     ("record", "message"),
     [
         ([], "f.jsonl:7: expected a JSON object, found list"),
-        (without("steps"), "f.jsonl:7: field 'steps' is missing; a AgentTrajectory needs task_id, instruction, steps"),
+        (without("steps"), "f.jsonl:7: field 'steps' is missing; AgentTrajectory needs task_id, instruction, steps"),
         ({**RECORD, "task_id": 3}, "f.jsonl:7: field 'task_id': expected str, found int"),
         ({**RECORD, "success": 1}, "f.jsonl:7: field 'success': expected bool, found int"),
         ({**RECORD, "total_reward": True}, "f.jsonl:7: field 'total_reward': expected int or float, found bool"),
         ({**RECORD, "system_prompt": 3}, "f.jsonl:7: field 'system_prompt': expected str or null, found int"),
         ({**RECORD, "steps": [RECORD["steps"][0], "go"]}, "f.jsonl:7, steps[1]: expected a JSON object, found str"),
-        ({**RECORD, "steps": [{}]}, "f.jsonl:7, steps[0]: field 'action' is missing; a TrajectoryStep needs action"),
+        ({**RECORD, "steps": [{}]}, "f.jsonl:7, steps[0]: field 'action' is missing; TrajectoryStep needs action"),
         (
             {**RECORD, "steps": [{"action": "a", "action_input": "b"}]},
             "f.jsonl:7, steps[0]: field 'action_input': expected dict, found str",
@@ -108,16 +107,3 @@ def test_two_trajectories_share_nothing() -> None:
 
 def test_a_step_result_is_neither_done_nor_judged_unless_it_says_so() -> None:
     assert StepResult("seen") == ("seen", 0.0, False, None, None)
-
-
-def test_field_names() -> None:
-    assert field_names(TrajectoryStep)[:3] == ["thought", "action", "action_input"]
-
-
-@pytest.mark.parametrize("name", [name for name in vars(errors) if name.endswith("Error")])
-def test_errors_refine_a_standard_one_and_have_an_exit_code(name: str) -> None:
-    error = getattr(errors, name)
-    assert issubclass(error, AgentFinetuneError)
-    assert error.exit_code in (1, 2, 3)
-    if error is not AgentFinetuneError:
-        assert issubclass(error, ValueError | RuntimeError)

@@ -145,6 +145,9 @@ class AgentSFTConfig(Config):
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = option("linear", "schedule after the warm-up")
     warmup_ratio: float = option(0.03, "share of the steps that warm up", low=0.0, high=1.0)
     weight_decay: float = option(0.0, "AdamW weight decay", low=0.0)
+    adam_beta2: float = option(
+        0.999, "AdamW's memory of squared gradients; 0.98 suits runs of few steps", above=0.0, high=1.0
+    )
     max_grad_norm: float = option(1.0, "gradient clipping", above=0.0)
     tool_format: Literal["auto", "compact", "json"] = option(
         "auto", "how our chat template shows tools; auto keeps the model's own template if it renders tools"
@@ -176,12 +179,13 @@ def _hints(cls: type) -> dict[str, Any]:
 def _checked(spec: Field[Any], value: Any, hint: Any) -> Any:
     """The value in the field's type and range, or a ConfigError about it."""
     choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    choices = tuple(sorted(choices, key=lambda choice: choice is not types.NoneType))  # a flag's "none" is None
     for choice in choices:
         converted = _convert(value, choice)
         if converted is not _NO:
             break
     else:
-        expected = " or ".join(_name(choice) for choice in choices)
+        expected = " or ".join(_name(choice) for choice in sorted(choices, key=lambda c: c is types.NoneType))
         raise ConfigError(f"'{spec.name}': expected {expected}, found {value!r}")
     number = converted if isinstance(converted, int | float) and not isinstance(converted, bool) else None
     low, high, above = (spec.metadata.get(bound) for bound in ("low", "high", "above"))

@@ -7,7 +7,7 @@ a dict) is what a model is trained on. An environment is anything with `reset` a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
@@ -177,7 +177,7 @@ def _checked(
         raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}")
     for name in required:
         if name not in record:
-            raise DataError(f"{where}: field '{name}' is missing; a {cls.__name__} needs {', '.join(required)}")
+            raise DataError(f"{where}: field '{name}' is missing; {cls.__name__} needs {', '.join(required)}")
     for name, value in record.items():
         if name not in types:
             raise DataError(f"{where}: unknown field '{name}'; known are {', '.join(types)}")
@@ -252,8 +252,3 @@ class EvalResult:
     calls_valid: float | None = None
     calls_attempted: int = 0
     replies: list[dict[str, Any]] = field(default_factory=list)
-
-
-def field_names(cls: type) -> list[str]:
-    """Names of a dataclass's fields, in order."""
-    return [f.name for f in fields(cls)]

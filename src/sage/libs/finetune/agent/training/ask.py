@@ -1,0 +1,116 @@
+"""Asking a model for the turns of held-out rows: what it would have said, given what truly came before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sage.libs.finetune.agent.errors import DataError
+from sage.libs.finetune.agent.evaluation.replies import score_reply
+from sage.libs.finetune.agent.evaluation.statistics import wilson_interval
+from sage.libs.finetune.agent.models.generate import Generator
+from sage.libs.finetune.agent.models.load import LoadedModel, pick_device
+from sage.libs.finetune.agent.models.losses import mean_loss
+from sage.libs.finetune.agent.progress import Progress
+from sage.libs.finetune.agent.sources.resolve import load_samples
+from sage.libs.finetune.agent.sources.rows import read_sample
+from sage.libs.finetune.agent.tokenization.render import render_prompt
+from sage.libs.finetune.agent.tokenization.template import stop_ids
+from sage.libs.finetune.agent.tokenization.truncate import truncate
+from sage.libs.finetune.agent.training.loop import batches
+from sage.libs.finetune.agent.types import EvalResult, Sample
+
+
+def ask_turns(
+    loaded: LoadedModel,
+    data: str | Path | Sequence[dict[str, Any]],
+    *,
+    max_length: int,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Progress,
+) -> EvalResult:
+    """Generate each assistant turn of each row once, greedily, and score it.
+
+    Turns with weight 0 are context and not asked for. Rows too long for `max_length` lose whole exchanges, as in
+    training, for the loss; for the replies they are whole.
+
+    Raises:
+        DataError: when there is no row, or none with a turn to ask for.
+    """
+    samples = _samples(data)
+    turns = [
+        (row, index)
+        for row, sample in enumerate(samples)
+        for index, message in enumerate(sample["messages"])
+        if message["role"] == "assistant" and message.get("weight", 1)
+    ]
+    if not turns:
+        raise DataError("evaluation data: no row has an assistant turn to ask for; every turn has weight 0")
+    replies = _ask(loaded, samples, turns, max_new_tokens, batch_size, progress)
+    records = []
+    for (row, index), reply in zip(turns, replies, strict=True):
+        expected = samples[row]["messages"][index]
+        score = score_reply(reply, expected, samples[row].get("tools") or [])
+        records.append({"row": row, "turn": index, "expected": expected, "reply": reply, **vars(score)})
+    right = sum(record["right"] for record in records)
+    attempted = sum(record["attempted"] for record in records)
+    rows = [dict(truncate(sample, loaded.tokenizer, max_length).rendered.row()) for sample in samples]
+    pad_id = loaded.tokenizer.pad_token_id or 0
+    return EvalResult(
+        accuracy=right / len(turns),
+        accuracy_interval=wilson_interval(right, len(turns)),
+        loss=mean_loss(loaded.model, batches(rows, batch_size, pad_id, pick_device())),
+        n=len(turns),
+        rows=len(samples),
+        calls_valid=sum(record["valid"] for record in records) / attempted if attempted else None,
+        calls_attempted=attempted,
+        replies=records,
+    )
+
+
+def _samples(data: str | Path | Sequence[dict[str, Any]]) -> list[Sample]:
+    if isinstance(data, str | Path):
+        return load_samples(data)
+    if not data:
+        raise DataError("evaluation data: there are no rows; give at least one")
+    return [read_sample(row, f"evaluation data, row {number}") for number, row in enumerate(data, start=1)]
+
+
+def _ask(
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    turns: Sequence[tuple[int, int]],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Progress,
+) -> list[str]:
+    """Replies in the order of `turns`: rows in groups, and within a group the first turns, then the second ones ...
+
+    A row's next prompt begins with its last one, so the generator computes only what is new.
+    """
+    tokenizer = loaded.tokenizer
+    generator = Generator(
+        loaded.model,
+        stop_ids=stop_ids(tokenizer, loaded.model.generation_config),
+        pad_id=tokenizer.pad_token_id or 0,
+        max_batch=batch_size,
+    )
+    replies: dict[tuple[int, int], str] = {}
+    for start in range(0, len(samples), batch_size):
+        waiting: dict[int, list[int]] = {}
+        for row, index in turns:
+            if start <= row < start + batch_size:
+                waiting.setdefault(row, []).append(index)
+        while waiting:
+            asked = [(row, indices.pop(0)) for row, indices in waiting.items()]
+            waiting = {row: indices for row, indices in waiting.items() if indices}
+            prompts = [
+                render_prompt(samples[row]["messages"][:index], samples[row].get("tools"), tokenizer)
+                for row, index in asked
+            ]
+            found = generator.generate(prompts, max_new_tokens=max_new_tokens, keys=[row for row, _ in asked])
+            replies.update(zip(asked, (str(tokenizer.decode(reply)) for reply in found), strict=True))
+            progress("evaluate", len(replies), len(turns))
+    return [replies[turn] for turn in turns]

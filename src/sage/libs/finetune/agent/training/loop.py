@@ -1,0 +1,201 @@
+"""transformers' `Trainer` with our batches and our loss; checkpoints, schedule and distribution are its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sage.libs.finetune.agent.config import AgentSFTConfig
+from sage.libs.finetune.agent.errors import TrainingError
+from sage.libs.finetune.agent.models.adapters import parameter_groups
+from sage.libs.finetune.agent.models.losses import supervised_nll
+from sage.libs.finetune.agent.progress import Progress
+from sage.libs.finetune.agent.tokenization.collate import collate
+
+CHECKPOINTS = "checkpoints"
+
+
+class SupervisedTrainer(Trainer):
+    """Mean loss per trained token of an optimiser step, whatever batches the step is split into.
+
+    Attributes:
+        tokens_seen: Tokens that went through the model, padding not counted.
+        tokens_trained: Those of them with a label.
+    """
+
+    def __init__(self, config: AgentSFTConfig, learning_rate: float, pad_id: int, rows: list[Any], **rest: Any) -> None:
+        self._config, self._learning_rate = config, learning_rate
+        self.tokens_seen = self.tokens_trained = 0
+        super().__init__(
+            args=training_arguments(config, learning_rate),
+            train_dataset=rows,
+            data_collator=lambda batch: collate(batch, pad_id),
+            **rest,
+        )
+        # The loss below divides by the tokens of the whole optimiser step, so Trainer must count them and not rescale.
+        self.model_accepts_loss_kwargs = True
+        self.remove_callback(PrinterCallback)  # it prints on stdout, which is for results
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW on the groups of LoRA+ (one rate for all without it)."""
+        if self.optimizer is None:
+            trained: Any = model or self.model
+            groups = parameter_groups(trained, self._config, self._learning_rate)
+            self.optimizer = torch.optim.AdamW(groups, lr=self._learning_rate, betas=(0.9, self._config.adam_beta2))
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Mapping[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Sum of the tokens' loss over the number of trained tokens in the optimiser step."""
+        nll, mask = supervised_nll(model, inputs)
+        self.tokens_seen += int(inputs["attention_mask"].sum())
+        self.tokens_trained += int(mask.sum())
+        items = mask.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = nll.sum() / items
+        return (loss, {}) if return_outputs else loss
+
+
+def training_arguments(config: AgentSFTConfig, learning_rate: float) -> TrainingArguments:
+    """Our settings in transformers' terms."""
+    return TrainingArguments(
+        output_dir=str(config.output_dir / CHECKPOINTS),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        num_train_epochs=config.num_epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
+        max_grad_norm=config.max_grad_norm,
+        logging_steps=1,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=config.save_total_limit,
+        remove_unused_columns=False,
+        seed=config.seed,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+class RunLog(TrainerCallback):
+    """Writes `metrics.jsonl`, tells progress, and stops on a loss that is no number."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self._path, self._progress = path, progress
+        self._begin = time.perf_counter()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Drop the lines of steps that a resumed run will do again."""
+        self._begin = time.perf_counter()
+        kept = [line for line in _lines(self._path) if line.get("step", 0) <= state.global_step]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """One line per optimiser step."""
+        if not logs or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        seconds = round(time.perf_counter() - self._begin, 3)
+        known: dict[str, Any] = {name: logs[name] for name in ("learning_rate", "grad_norm", "epoch") if name in logs}
+        record = {"step": state.global_step, "loss": loss, **known, "seconds": seconds}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"step {state.global_step}: the loss is {loss}; lower learning_rate, or look at the rows of this step"
+            )
+        self._progress("train", state.global_step, state.max_steps, f"loss {loss:.3f}")
+
+
+class StopOnSignal(TrainerCallback):
+    """Ends training after the current step when Ctrl-C or SIGTERM came, with a checkpoint to go on from.
+
+    A second Ctrl-C interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Save and stop if asked to."""
+        if self.asked and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
+        return control
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals while training; outside the main thread they are left alone."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self.asked = True
+            signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
+
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The newest complete checkpoint of a run; one that was being written when the run died does not count."""
+    found = [
+        path for path in (output_dir / CHECKPOINTS).glob("checkpoint-*") if (path / "trainer_state.json").is_file()
+    ]
+    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def batches(rows: list[Any], size: int, pad_id: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Rows in padded batches of similar length, for evaluation."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    for start in range(0, len(order), size):
+        batch = collate([rows[index] for index in order[start : start + size]], pad_id)
+        yield {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break  # the line a killed run was writing
+    return lines

@@ -1,0 +1,80 @@
+"""The run folder: what a training run leaves behind, so that it can be read, repeated, resumed and served.
+
+config.yaml          resolved settings          data.json        manifest of the rows, with hashes
+metrics.jsonl        one line a step            versions.json    of everything that computes
+checkpoints/         to resume from             adapter/         PEFT layout, tokenizer and template beside it
+chat_template.jinja  what training rendered     result.json      what came of it
+README.md            model card
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sage.libs.finetune.agent import jsonl
+from sage.libs.finetune.agent._version import __version__
+from sage.libs.finetune.agent.config import AgentSFTConfig, read_yaml
+from sage.libs.finetune.agent.errors import ConfigError
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "jinja2")
+_MAY_DIFFER = ("output_dir", "eval_data", "eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit")
+
+
+def claim_folder(config: AgentSFTConfig, resume: bool) -> Path:
+    """The folder this run writes to.
+
+    The default `output_dir` gets a new numbered folder per run; one that was named is used as it is. A folder that
+    holds a run is never overwritten: it is resumed, or refused.
+
+    Raises:
+        ConfigError: when the folder holds a run and `resume` is False, when there is nothing to resume, or when the
+            run there was made with other settings.
+    """
+    folder = config.output_dir
+    if folder == AgentSFTConfig.output_dir:
+        runs = sorted(path for path in folder.glob("run-*") if path.name[4:].isdecimal())
+        last = runs[-1] if runs else folder / "run-0000"
+        folder = last if resume else folder / f"run-{int(last.name[4:]) + 1:04d}"
+    settings = folder / "config.yaml"
+    if resume and not settings.exists():
+        raise ConfigError(f"{folder} holds no run to resume (no config.yaml); start without resume")
+    if not resume and settings.exists():
+        raise ConfigError(f"{folder} holds a run already; resume it (--resume), or give another output_dir")
+    if resume:
+        _require_same(read_yaml(settings), config, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write_start(folder: Path, config: AgentSFTConfig, data: dict[str, Any]) -> None:
+    """What is known before the first step."""
+    jsonl.write_json(folder / "data.json", data)
+    jsonl.write_json(folder / "versions.json", versions())
+    jsonl.write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python, the platform and the packages that compute; absent ones are left out."""
+    found = {"sage-libs": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _require_same(before: dict[str, Any], config: AgentSFTConfig, where: Path) -> None:
+    now = config.to_dict()
+    changed = [
+        f"{name} was {before.get(name)!r} and is {now[name]!r}"
+        for name in now
+        if name not in _MAY_DIFFER and before.get(name) != now[name]
+    ]
+    if changed:
+        raise ConfigError(f"{where}: the run cannot be resumed with other settings: {'; '.join(changed)}")

