@@ -1,0 +1,207 @@
+"""`sage-finetune`: parse first, import after.
+
+Parsing ends in an `Invocation`; only then does the command import what does its work, so `--help` and usage errors
+are quick. Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 runtime, 2 usage or configuration,
+3 a check failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sage.libs.finetune.agent._version import __version__
+from sage.libs.finetune.agent.cli.command import Command, Report
+from sage.libs.finetune.agent.cli.commands import collect, convert, env, evaluate, filter, quickstart, train
+from sage.libs.finetune.agent.cli.options import build_config, flags_given, parameters
+from sage.libs.finetune.agent.errors import AgentFinetuneError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PROGRAM = "sage-finetune"
+COMMANDS = (
+    quickstart.COMMAND,
+    collect.COMMAND,
+    filter.COMMAND,
+    convert.COMMAND,
+    train.COMMAND,
+    evaluate.COMMAND,
+    env.COMMAND,
+)
+USAGE, RUNTIME, INTERRUPTED = 2, 1, 130
+
+_COMMON = {
+    "config_file": (
+        Path | None,
+        typer.Option(None, "--config", "-c", metavar="FILE", help="YAML file with these settings; flags win over it."),
+    ),
+    "as_json": (bool, typer.Option(False, "--json", help="Print one JSON object instead of tables.")),
+    "verbose": (bool, typer.Option(False, "--verbose", "-v", help="Log what is going on.")),
+    "debug": (bool, typer.Option(False, "--debug", hidden=True)),
+}
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A parsed command line."""
+
+    command: Command
+    typed: dict[str, Any]
+    config_file: Path | None
+    as_json: bool
+    verbose: bool
+    debug: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (`sys.argv` by default) and return its exit code."""
+    try:
+        parsed = _app()(arguments, prog_name=PROGRAM, standalone_mode=False)
+        code = _execute(parsed) if isinstance(parsed, Invocation) else int(parsed or 0)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        print(f"error: {_usage_line(error)}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:
+        # Whoever read us has gone (`| head`). Python flushes stdout once more at exit, which must not fail aloud.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return RUNTIME
+    return code
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        name=PROGRAM,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={
+            "help_option_names": ["--help", "-h"],
+            "token_normalize_func": lambda name: name.replace("_", "-"),
+            "max_content_width": 100,
+        },
+    )
+    app.callback(invoke_without_command=True, help=_HELP, epilog=_EPILOG)(_root)
+    for command in COMMANDS:
+        text = f"{command.help}\n\n\b\nExample:\n  {command.example}"
+        app.command(command.name, help=text)(_parser(command))
+    return app
+
+
+_HELP = """Fine-tune language models on agent tasks: collect, filter, convert, train, evaluate.
+
+\b
+Try it:  sage-finetune quickstart
+Steps:   collect -> filter -> convert -> train -> evaluate"""
+_EPILOG = "Exit codes: 0 ok, 1 runtime error, 2 usage or configuration, 3 a check failed, 130 interrupted."
+
+
+def _root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version."),
+) -> int | None:
+    if version:
+        print(f"{PROGRAM} {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(USAGE)
+    return None
+
+
+def _parser(command: Command) -> Callable[..., Invocation]:
+    """A function with the command's flags as its signature, which is where typer looks for them."""
+
+    def parse(**values: Any) -> Invocation:
+        common = {name: values.pop(name) for name in _COMMON}
+        return Invocation(command, typed=values, **common)
+
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=declared, annotation=annotation)
+        for name, (annotation, declared) in _COMMON.items()
+    ]
+    signature = inspect.Signature([*parameters(command.config), *shared])
+    parse.__signature__ = signature  # type: ignore[attr-defined]
+    parse.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    return parse
+
+
+def _usage_line(error: typer.TyperException) -> str:
+    """One line: what is wrong, the nearest right name, where to look."""
+    near = getattr(error, "possibilities", None)
+    message, hint = (error.message, f"; did you mean '{near[0]}'?") if near else (error.format_message(), "")
+    context = getattr(error, "ctx", None)
+    return f"{' '.join(message.split())}{hint} (see {context.command_path if context else PROGRAM} --help)"
+
+
+def _execute(invocation: Invocation) -> int:
+    """Run the command, print what it reports, and turn what went wrong into a line and an exit code."""
+    from rich.console import Console
+
+    from sage.libs.finetune.agent.cli.logs import say
+
+    stderr = Console(stderr=True)
+    try:
+        report = _run(invocation, stderr)
+        _publish(report, invocation.as_json)
+    except KeyboardInterrupt as interrupt:
+        say(stderr, "interrupted", str(interrupt) or "nothing more was done", "bold yellow")
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # the outermost boundary: every failure becomes one line and an exit code
+        if invocation.debug:
+            stderr.print_exception()
+        say(stderr, "error", _error_line(error, invocation))
+        return error.exit_code if isinstance(error, AgentFinetuneError) else RUNTIME
+    if report.problem:
+        kind = "interrupted" if report.exit_code == INTERRUPTED else "error"
+        say(stderr, kind, report.problem)
+    return report.exit_code
+
+
+def _run(invocation: Invocation, stderr: Console) -> Report:
+    import logging
+    from contextlib import redirect_stdout
+
+    from sage.libs.finetune.agent.cli.logs import logging_to
+    from sage.libs.finetune.agent.reporting.progress import TerminalProgress
+
+    command = invocation.command
+    config = build_config(command.config, invocation.config_file, flags_given(command.config, invocation.typed))
+    level = logging.INFO if invocation.verbose else logging.WARNING
+    # Stdout is for the report alone, whatever a library underneath may print.
+    with logging_to(stderr, level), redirect_stdout(sys.stderr), TerminalProgress(stderr) as progress:
+        return command.run(config, progress)
+
+
+def _publish(report: Report, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report.data, ensure_ascii=False, allow_nan=False))
+        return
+    from sage.libs.finetune.agent.reporting.tables import write_out
+
+    write_out(report.tables)
+    if report.notes:
+        print("", *report.notes, sep="\n")
+
+
+def _error_line(error: Exception, invocation: Invocation) -> str:
+    if isinstance(error, AgentFinetuneError):
+        return f"{invocation.command.name}: {error}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{invocation.command.name}: {error.filename}: {error.strerror}"
+    again = "" if invocation.debug else "; run again with --debug for the traceback"
+    return f"internal: {type(error).__name__}: {error}{again}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
