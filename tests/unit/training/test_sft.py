@@ -206,6 +206,71 @@ def test_a_model_that_is_not_there_is_one_line(make_config, tmp_path):
         AgentSFTTrainer(make_config(base_model=str(tmp_path / "empty"))).train()
 
 
+def test_the_rate_of_full_fine_tuning_is_called_low_for_lora_and_left_alone(make_config, caplog):
+    AgentSFTTrainer(make_config("a", max_steps=1, learning_rate=2e-5)).train()
+    assert "learning_rate 2e-05 is low for LoRA" in caplog.text and "'auto' would take 0.001" in caplog.text
+    caplog.clear()
+    AgentSFTTrainer(make_config("b", max_steps=1, learning_rate=2e-5, use_lora=False)).train()
+    assert "low for LoRA" not in caplog.text
+
+
+def test_an_adapter_as_base_is_trained_further_with_its_own_settings_only(make_config):
+    first = AgentSFTTrainer(make_config("a")).train()
+    adapter = str(first.output_dir / "adapter")
+    further = AgentSFTTrainer(make_config("b", base_model=adapter)).train()
+    assert further.losses[-1] < first.losses[0]
+    for settings in ({"lora_r": 8}, {"use_dora": True}, {"use_lora": False}):
+        with pytest.raises(ConfigError, match="base_model is an adapter with"):
+            AgentSFTTrainer(make_config("c", base_model=adapter, **settings)).train()
+
+
+def test_a_save_replaces_a_save_and_nothing_else(make_config, tmp_path, tiny_folder):
+    trainer = AgentSFTTrainer(make_config(max_steps=1))
+    trainer.train()
+    for _ in range(2):
+        trainer.save_model(tmp_path / "saved")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    for folder in (tmp_path / "mine", tiny_folder):
+        with pytest.raises(ConfigError, match="holds no earlier save"):
+            trainer.save_model(folder)
+    assert (tmp_path / "mine" / "thesis.tex").exists() and (tiny_folder / "model.safetensors").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".saved")]
+
+
+def test_weights_that_are_no_numbers_are_not_saved(make_config):
+    config = make_config(max_steps=3, learning_rate=1e30, max_grad_norm=1e30)
+    with pytest.raises(TrainingError):
+        AgentSFTTrainer(config).train()
+    assert not (config.output_dir / "adapter").exists() and not (config.output_dir / "result.json").exists()
+
+
+def test_a_start_that_fails_leaves_no_run_behind(make_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"max_steps": 1, "output_dir": ".sage/finetune/"}
+    assert AgentSFTTrainer(make_config(**settings)).train().output_dir.name == "run-0001"
+    with pytest.raises(DataError):
+        AgentSFTTrainer(make_config(**settings, train_data="typo.jsonl")).train()
+    assert AgentSFTTrainer(make_config(**settings)).train(resume=True).output_dir.name == "run-0001"
+
+
+def test_a_truncated_trainer_state_is_no_checkpoint(make_config):
+    config = make_config(save_steps=2)
+    AgentSFTTrainer(config).train()
+    state = last_checkpoint(config.output_dir) / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    assert last_checkpoint(config.output_dir).name == "checkpoint-4"
+
+
+def test_several_processes_and_idle_settings_are_told(make_config, monkeypatch, caplog):
+    AgentSFTTrainer(make_config(lora_plus_lr_ratio=4.0, coreset_target_size=10))
+    assert "lora_plus_lr_ratio: no effect while use_lora_plus is false" in caplog.text
+    assert "coreset_target_size: no effect while use_coreset_selection is false" in caplog.text
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="several processes"):
+        AgentSFTTrainer(make_config())
+
+
 def test_targets_that_match_nothing_are_a_configuration_error(make_config):
     with pytest.raises(ConfigError, match="lora_target_modules"):
         AgentSFTTrainer(make_config(lora_target_modules="no_such_layer")).train()

@@ -52,6 +52,20 @@ def test_an_unreadable_call_is_a_step_and_the_episode_goes_on(loaded):
     assert episode.steps[0].reply == '{"name": "find_customer", "arguments": {'
 
 
+def test_a_reply_cut_off_at_the_limit_is_no_answer(loaded):
+    task = desk_tasks("train", 1)[0]
+    agent = ModelAgent(loaded)
+    agent.generator.generate = lambda given, **_: [tiny_tokenizer()("none")["input_ids"] for _ in given]
+    episode = TrajectoryCollector(agent, CollectorConfig(max_errors=2), DeskEnvironment()).collect_single(task)
+    assert [step.action for step in episode.steps] == ["invalid", "invalid"]
+    assert "cut off at the token limit" in episode.steps[0].error
+
+
+def test_the_thought_before_an_answer_is_kept():
+    decision = read_reply("2 + 2 is 4.\nAnswer: 4<|im_end|>")
+    assert (decision["thought"], decision["action_input"]) == ("2 + 2 is 4.", {"answer": "4"})
+
+
 def test_of_several_calls_the_first_is_made():
     reply = '{"name": "a", "arguments": {}}\n{"name": "b", "arguments": {}}'
     assert read_reply(reply)["action"] == "a"

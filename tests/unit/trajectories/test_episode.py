@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.trajectories.collector import CollectorConfig, TrajectoryCollector
 from sage.libs.finetune.agent.trajectories.episode import Episode
 from sage.libs.finetune.agent.types import StepResult
 
@@ -89,3 +91,15 @@ def test_an_answer_no_one_reached_is_not_unjudged() -> None:
     assert not cut_off.success and "judged" not in cut_off.metadata
     told = play(("", 0.0, True), decision={"action": "finish", "action_input": {"answer": "4."}}, answer=4).trajectory()
     assert told.success
+
+
+def test_an_agent_that_is_refused_again_and_again_is_stopped_when_asked_to() -> None:
+    def wrong(task: Any, history: Any) -> Any:
+        return {"action": "look", "observation": "no", "error": None if len(history) == 1 else "refused"}
+
+    task = {"instruction": "Find it."}
+    episode = TrajectoryCollector(wrong, CollectorConfig(max_errors=2)).collect_single(task)
+    assert (len(episode.steps), episode.metadata["ended"], episode.success) == (4, "errors", False)
+    assert len(TrajectoryCollector(wrong, CollectorConfig(max_steps=7)).collect_single(task).steps) == 7
+    with pytest.raises(ConfigError, match="max_errors=0"):
+        CollectorConfig(max_errors=0)

@@ -37,6 +37,19 @@ def split_answer(content: str) -> str:
     return _MARK.split(content)[-1].strip()
 
 
+def split_thought(content: str) -> tuple[str, str]:
+    r"""What comes before the last `Answer:` line, and the answer; `join_answer` is the inverse.
+
+    Example:
+        >>> split_thought("Two pairs make four.\nAnswer: 4"), split_thought("4")
+        (('Two pairs make four.', '4'), ('', '4'))
+    """
+    marks = list(_MARK.finditer(content))
+    if not marks:
+        return "", content.strip()
+    return content[: marks[-1].start()].strip(), content[marks[-1].end() :].strip()
+
+
 def answer_text(value: object) -> str:
     """An answer as text: text as it is, every other value as JSON.
 

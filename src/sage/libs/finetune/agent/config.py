@@ -86,12 +86,18 @@ class Config:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping."""
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: naming the file, when it cannot be read, is not YAML, or holds something else.
+    """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a YAML mapping (name: value), found {type(content).__name__}")
@@ -159,7 +165,7 @@ class AgentSFTConfig(Config):
     save_total_limit: int = option(2, "checkpoints kept", low=1)
     eval_batch_size: int = option(32, "rows generated at once", low=1, aliases=("per_device_eval_batch_size",))
     max_new_tokens: int = option(128, "longest reply in evaluation, in tokens", low=1)
-    seed: int = option(0, "fixes adapter initialisation, row order and dropout", low=0)
+    seed: int = option(0, "fixes adapter initialisation, row order and dropout", low=0, high=2**32 - 1)
 
     def conflicts(self) -> list[str]:
         """DoRA and LoRA+ need LoRA; a name with nothing in it names no model or data."""
@@ -186,21 +192,26 @@ def _checked(spec: Field[Any], value: Any, hint: Any) -> Any:
             break
     else:
         expected = " or ".join(_name(choice) for choice in sorted(choices, key=lambda c: c is types.NoneType))
-        raise ConfigError(f"'{spec.name}': expected {expected}, found {value!r}")
+        raise ConfigError(f"'{spec.name}': expected {expected}, found {_shown(value)}")
     number = converted if isinstance(converted, int | float) and not isinstance(converted, bool) else None
     low, high, above = (spec.metadata.get(bound) for bound in ("low", "high", "above"))
     if number is None:
         return converted
+    if isinstance(number, int):
+        high = _LARGEST if high is None else high
+        low = -_LARGEST if low is None else low
     if low is not None and number < low:
-        raise ConfigError(f"'{spec.name}': must be at least {low}, not {number}")
+        raise ConfigError(f"'{spec.name}': must be at least {low}, not {_shown(number)}")
     if high is not None and number > high:
-        raise ConfigError(f"'{spec.name}': must be at most {high}, not {number}")
+        raise ConfigError(f"'{spec.name}': must be at most {high}, not {_shown(number)}")
     if above is not None and number <= above:
         raise ConfigError(f"'{spec.name}': must be above {above:g}, not {number}")
     return converted
 
 
 _NO = object()
+_LARGEST = 2**63 - 1
+"""Whole numbers beyond it fit no counter of the libraries underneath."""
 _WORDS = {"true": True, "false": False, "yes": True, "no": False}
 
 
@@ -218,11 +229,21 @@ def _convert(value: Any, hint: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             return _NO
         try:
-            number = float(value) if hint is float or not isinstance(value, str) else int(value)
-        except ValueError:
+            # A float would round a whole number above 2**53, so only a float becomes one on its way to int.
+            number = float(value) if hint is float else int(value)
+        except (ValueError, OverflowError):  # no number; inf and nan as int; too large for a float
             return _NO
-        return hint(number) if math.isfinite(number) and (hint is float or number == int(number)) else _NO
+        whole = hint is float or isinstance(value, str) or number == value
+        return number if whole and (hint is int or math.isfinite(number)) else _NO
     return value if isinstance(value, hint) else _NO
+
+
+def _shown(value: Any) -> str:
+    """The value for a message, with the middle of a very long one left out."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:60]} ... {text[-20:]}"
 
 
 def _name(hint: Any) -> str:

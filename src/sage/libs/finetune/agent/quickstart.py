@@ -9,7 +9,8 @@ format alone is worth. Each finished stage is a file in the run folder, so an in
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from sage.libs.finetune.agent.config import AgentSFTConfig, Config, option
 from sage.libs.finetune.agent.conversion.converter import TrajectoryToSFTConverter
 from sage.libs.finetune.agent.errors import ConfigError
 from sage.libs.finetune.agent.progress import Progress, silent
+from sage.libs.finetune.agent.training.run import numbered_run
 from sage.libs.finetune.agent.trajectories.collector import CollectorConfig, TrajectoryCollector
 from sage.libs.finetune.agent.trajectories.filter import TrajectoryFilter
 from sage.libs.finetune.agent.trajectories.io import load_trajectories, save_trajectories
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 ZERO_SHOT, FEW_SHOT, TUNED = "base zero-shot", "base few-shot", "tuned"
 HELD_OUT = ("test_iid", "test_wording")
 COMPOSED = "test_compose"
+EXAMPLES = 2
 
 
 @dataclass
@@ -48,7 +51,7 @@ class QuickstartConfig(Config):
     batch_size: int = option(1, "rows per step: at this scale steps matter more than rows", low=1)
     learning_rate: float = option(2e-3, "peak learning rate", above=0.0)
     max_steps: int = option(6, "steps after which an episode is cut off", low=2)
-    max_new_tokens: int = option(64, "longest reply in tokens", low=8)
+    max_new_tokens: int = option(56, "longest reply in tokens", low=8)
     seed: int = option(0, "fixes tasks, worlds, the expert's faults, adapter and row order", low=0)
 
 
@@ -86,7 +89,9 @@ def run_quickstart(config: QuickstartConfig, progress: Progress = silent) -> Qui
     seconds: dict[str, float] = {}
     trainer = AgentSFTTrainer(_sft_config(config, folder), progress)
     with _timed(seconds, "load"):
+        progress("load the model", 0, 1)
         loaded = trainer.loaded
+        progress("load the model", 1, 1)
     with _timed(seconds, "collect"):
         kept, collected = _collect(config, folder, progress)
     episodes: dict[str, list[AgentTrajectory]] = {}
@@ -109,19 +114,18 @@ def run_quickstart(config: QuickstartConfig, progress: Progress = silent) -> Qui
 def _claim(config: QuickstartConfig) -> Path:
     """The run's folder; its settings are written first, and a resumed run must have the same."""
     settings = {**config.to_dict(), "resume": False}
-    runs = sorted(path for path in config.output_dir.glob("run-*") if (path / "quickstart.json").exists())
-    if config.resume:
-        if not runs:
-            raise ConfigError(f"{config.output_dir} holds no run to resume; leave out --resume")
-        before = jsonl.read_json(runs[-1] / "quickstart.json")
-        changed = [name for name in settings if before.get(name) != settings[name]]
-        if changed:
-            raise ConfigError(f"{runs[-1]} was run with another {', '.join(changed)}; leave out --resume")
-        return runs[-1]
-    taken = [int(path.name[4:]) for path in config.output_dir.glob("run-*") if path.name[4:].isdecimal()]
-    folder = config.output_dir / f"run-{max(taken, default=0) + 1:04d}"
-    folder.mkdir(parents=True)
-    jsonl.write_json(folder / "quickstart.json", settings)
+    folder = numbered_run(config.output_dir, "quickstart.json", config.resume)
+    mark = folder / "quickstart.json"
+    if not config.resume:
+        folder.mkdir(parents=True, exist_ok=True)
+        jsonl.write_json(mark, settings)
+        return folder
+    if not mark.exists():
+        raise ConfigError(f"{config.output_dir} holds no run to resume; leave out --resume")
+    before = jsonl.read_json(mark)
+    changed = [name for name in settings if before.get(name) != settings[name]]
+    if changed:
+        raise ConfigError(f"{folder} was run with another {', '.join(changed)}; leave out --resume")
     return folder
 
 
@@ -175,20 +179,29 @@ def _run(
         finished += 1
         progress(label, finished, len(tasks))
 
-    settings = CollectorConfig(max_steps=max_steps, require_success=False, batch_size=len(tasks))
+    settings = CollectorConfig(max_steps, require_success=False, batch_size=len(tasks), max_errors=3)
     progress(label, 0, len(tasks))
     return TrajectoryCollector(agent, settings, environment, on_episode=count).collect(tasks)
 
 
 def _examples_by_tools(kept: Sequence[AgentTrajectory]) -> dict[str, list[AgentTrajectory]]:
-    """Solved training episodes to show for each set of tools: two kinds of request, and one that no tool fits."""
+    """Solved training episodes to show for each set of tools: the first of each of two kinds that call tools.
+
+    An episode that ends without a call is not among them: shown one, a small model imitates it for every task.
+    """
     chosen: dict[str, dict[str, AgentTrajectory]] = {}
     for trajectory in kept:
         kinds = chosen.setdefault(_tools_of(trajectory.tools), {})
-        calls = len(trajectory.steps) > 1
-        if (calls and sum(len(t.steps) > 1 for t in kinds.values()) < 2) or trajectory.answer == "none":
+        if len(trajectory.steps) > 1 and len(kinds) < EXAMPLES:
             kinds.setdefault(trajectory.metadata["kind"], trajectory)
     return {tools: list(kinds.values()) for tools, kinds in chosen.items()}
+
+
+def _shown(examples: Mapping[str, Sequence[AgentTrajectory]], task: Mapping[str, Any]) -> Sequence[AgentTrajectory]:
+    tools = _tools_of(task["tools"])
+    if tools not in examples:
+        raise ConfigError(f"no solved training episode shows the tools {tools}; raise train_tasks")
+    return examples[tools]
 
 
 def _tools_of(tools: Sequence[Mapping[str, Any]]) -> str:
@@ -214,7 +227,7 @@ def _episodes(
         agent = ModelAgent(
             loaded,
             max_new_tokens=config.max_new_tokens,
-            examples=None if examples is None else lambda task: examples.get(_tools_of(task["tools"]), ()),
+            examples=None if examples is None else lambda task: _shown(examples, task),
             batch_size=len(tasks),
         )
         path.parent.mkdir(exist_ok=True)
@@ -269,14 +282,9 @@ def _write_card(
     trainer.write_card(result, jsonl.read_json(folder / "data.json")["train"], "\n".join(lines))
 
 
-class _timed:
-    """Adds the seconds of a block to a dict."""
-
-    def __init__(self, into: dict[str, float], name: str) -> None:
-        self._into, self._name = into, name
-
-    def __enter__(self) -> None:
-        self._begin = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._into[self._name] = round(time.perf_counter() - self._begin, 2)
+@contextmanager
+def _timed(into: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the seconds of the block to a dict."""
+    begin = time.perf_counter()
+    yield
+    into[name] = round(time.perf_counter() - begin, 2)

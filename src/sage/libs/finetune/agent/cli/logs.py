@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,7 @@ def say(console: Console, kind: str, text: str, style: str = "bold red") -> None
 
 def quiet_transformers() -> None:
     """Import transformers without its own progress bars and advice; the commands show progress themselves."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

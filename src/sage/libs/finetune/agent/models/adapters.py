@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sage.libs.finetune.agent.config import AgentSFTConfig
-from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.errors import ConfigError, TrainingError
 
 
 def add_adapter(model: Any, config: AgentSFTConfig) -> Any:
@@ -69,9 +69,31 @@ def learning_rate_for(config: AgentSFTConfig, parameters: int) -> float:
     return 1e-3 if parameters < 1_000_000_000 else 2e-4
 
 
-def trainable_parameters(model: nn.Module) -> int:
-    """How many numbers training changes."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+def require_same_adapter(model: Any, config: AgentSFTConfig) -> None:
+    """Training goes on with the adapter the base model came with; other settings would be ignored, so they are refused.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    [found] = model.peft_config.values()
+    has = {"use_lora": True, "lora_r": found.r, "lora_alpha": found.lora_alpha, "use_dora": found.use_dora}
+    for name, value in has.items():
+        if getattr(config, name) != value:
+            raise ConfigError(
+                f"'{name}' is {getattr(config, name)} but base_model is an adapter with {value}; give the same, or the "
+                "base model beneath it"
+            )
+
+
+def require_finite(model: nn.Module, step: int) -> None:
+    """Weights that are no numbers are not saved as a result.
+
+    Raises:
+        TrainingError: naming the parameter.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+            raise TrainingError(f"after step {step} {name} is not finite; lower learning_rate")
 
 
 def float32_copy_needed(dtype: torch.dtype, config: AgentSFTConfig) -> bool:

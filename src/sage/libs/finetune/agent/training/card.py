@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sage.libs.finetune.agent.config import AgentSFTConfig
+from sage.libs.finetune.agent.models.embedded import EMBEDDED, EMBEDDED_ORIGIN
 from sage.libs.finetune.agent.models.load import LoadedModel
 
 _PARSERS = {"compact": "llama3_json", "json": "hermes"}
@@ -29,10 +30,9 @@ def model_card(
     method += " with LoRA+" if config.use_lora_plus else ""
     parts = [
         "---",
-        f"base_model: {config.base_model}",
+        f"base_model: {EMBEDDED_ORIGIN if config.base_model == EMBEDDED else config.base_model}",
         f"library_name: {'peft' if config.use_lora else 'transformers'}",
         "tags: [agent, tool-calling, sft]",
-        f"datasets: ['{config.train_data}']",
         "---",
         "",
         f"# {config.base_model}, fine-tuned on {config.train_data}",

@@ -1,4 +1,4 @@
-"""transformers' `Trainer` with our batches and our loss; checkpoints, schedule and distribution are its own."""
+"""transformers' `Trainer` with our batches and our loss; the loop, schedule and checkpoints are its own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.config import AgentSFTConfig
 from sage.libs.finetune.agent.errors import TrainingError
 from sage.libs.finetune.agent.models.adapters import parameter_groups
+from sage.libs.finetune.agent.models.load import pick_device
 from sage.libs.finetune.agent.models.losses import supervised_nll
 from sage.libs.finetune.agent.progress import Progress
 from sage.libs.finetune.agent.tokenization.collate import collate
@@ -53,7 +55,9 @@ class SupervisedTrainer(Trainer):
         if self.optimizer is None:
             trained: Any = model or self.model
             groups = parameter_groups(trained, self._config, self._learning_rate)
-            self.optimizer = torch.optim.AdamW(groups, lr=self._learning_rate, betas=(0.9, self._config.adam_beta2))
+            self.optimizer = torch.optim.AdamW(
+                groups, lr=self._learning_rate, betas=(0.9, self._config.adam_beta2), fused=True
+            )
         return self.optimizer
 
     def compute_loss(
@@ -74,7 +78,7 @@ class SupervisedTrainer(Trainer):
 
 def training_arguments(config: AgentSFTConfig, learning_rate: float) -> TrainingArguments:
     """Our settings in transformers' terms."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(config.output_dir / CHECKPOINTS),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
@@ -95,7 +99,10 @@ def training_arguments(config: AgentSFTConfig, learning_rate: float) -> Training
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=pick_device().type == "cpu",
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one device: DataParallel would cut up our column index
+    return arguments
 
 
 class RunLog(TrainerCallback):
@@ -109,7 +116,7 @@ class RunLog(TrainerCallback):
         """Drop the lines of steps that a resumed run will do again."""
         self._begin = time.perf_counter()
         kept = [line for line in _lines(self._path) if line.get("step", 0) <= state.global_step]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        jsonl.write_jsonl(self._path, kept)
 
     def on_log(
         self,
@@ -125,13 +132,14 @@ class RunLog(TrainerCallback):
         loss = float(logs["loss"])
         seconds = round(time.perf_counter() - self._begin, 3)
         known: dict[str, Any] = {name: logs[name] for name in ("learning_rate", "grad_norm", "epoch") if name in logs}
-        record = {"step": state.global_step, "loss": loss, **known, "seconds": seconds}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
         if not math.isfinite(loss):
             raise TrainingError(
                 f"step {state.global_step}: the loss is {loss}; lower learning_rate, or look at the rows of this step"
             )
+        numbers = {"step": state.global_step, "loss": loss, **known, "seconds": seconds}
+        record = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
         self._progress("train", state.global_step, state.max_steps, f"loss {loss:.3f}")
 
 
@@ -175,10 +183,17 @@ class StopOnSignal(TrainerCallback):
 
 def last_checkpoint(output_dir: Path) -> Path | None:
     """The newest complete checkpoint of a run; one that was being written when the run died does not count."""
-    found = [
-        path for path in (output_dir / CHECKPOINTS).glob("checkpoint-*") if (path / "trainer_state.json").is_file()
-    ]
+    found = [path for path in (output_dir / CHECKPOINTS).glob("checkpoint-*") if _is_complete(path)]
     return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Trainer writes the state last, so a state that can be read says that all the rest is there."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def batches(rows: list[Any], size: int, pad_id: int, device: torch.device) -> Iterator[dict[str, Tensor]]:

@@ -37,9 +37,7 @@ def claim_folder(config: AgentSFTConfig, resume: bool) -> Path:
     """
     folder = config.output_dir
     if folder == AgentSFTConfig.output_dir:
-        runs = sorted(path for path in folder.glob("run-*") if path.name[4:].isdecimal())
-        last = runs[-1] if runs else folder / "run-0000"
-        folder = last if resume else folder / f"run-{int(last.name[4:]) + 1:04d}"
+        folder = numbered_run(folder, "config.yaml", resume)
     settings = folder / "config.yaml"
     if resume and not settings.exists():
         raise ConfigError(f"{folder} holds no run to resume (no config.yaml); start without resume")
@@ -47,12 +45,22 @@ def claim_folder(config: AgentSFTConfig, resume: bool) -> Path:
         raise ConfigError(f"{folder} holds a run already; resume it (--resume), or give another output_dir")
     if resume:
         _require_same(read_yaml(settings), config, settings)
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
+def numbered_run(parent: Path, mark: str, resume: bool) -> Path:
+    """`run-0001`, `run-0002` ...: the newest that holds the file `mark` to resume, or the next one.
+
+    A folder without the mark is a start that came to nothing; it is used again.
+    """
+    runs = {int(p.name[4:]): p for p in parent.glob("run-*") if p.name[4:].isdecimal() and (p / mark).exists()}
+    newest = max(runs, default=0)
+    return runs[newest] if resume and runs else parent / f"run-{newest + 1:04d}"
+
+
 def write_start(folder: Path, config: AgentSFTConfig, data: dict[str, Any]) -> None:
-    """What is known before the first step."""
+    """What is known before the first step; only now is there a folder, so a start that fails leaves none."""
+    folder.mkdir(parents=True, exist_ok=True)
     jsonl.write_json(folder / "data.json", data)
     jsonl.write_json(folder / "versions.json", versions())
     jsonl.write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))

@@ -7,8 +7,11 @@ and nothing else; `SupervisedTrainer` (loop.py) batches them, and `supervised_nl
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,17 @@ from transformers import set_seed
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.config import AgentSFTConfig
 from sage.libs.finetune.agent.errors import ConfigError
-from sage.libs.finetune.agent.models.adapters import add_adapter, float32_copy_needed, learning_rate_for
+from sage.libs.finetune.agent.models.adapters import (
+    add_adapter,
+    float32_copy_needed,
+    learning_rate_for,
+    require_finite,
+    require_same_adapter,
+)
 from sage.libs.finetune.agent.models.load import LoadedModel, load_model, pick_device
 from sage.libs.finetune.agent.models.losses import mean_loss
-from sage.libs.finetune.agent.progress import Progress, silent
+from sage.libs.finetune.agent.progress import Progress
+from sage.libs.finetune.agent.reporting.progress import TerminalProgress
 from sage.libs.finetune.agent.training.ask import ask_turns
 from sage.libs.finetune.agent.training.card import model_card
 from sage.libs.finetune.agent.training.data import TokenRows, token_rows
@@ -45,7 +55,7 @@ class AgentSFTTrainer:
 
     Args:
         config: What to train on what; see `AgentSFTConfig`.
-        progress: Told about long steps; None tells nobody.
+        progress: Told about long steps; None shows bars on stderr, `progress.silent` nothing.
 
     Attributes:
         config: The settings.
@@ -66,9 +76,12 @@ class AgentSFTTrainer:
         for name in _LATER:
             if getattr(config, name):
                 raise ConfigError(f"'{name}' is not available in this version; leave it false")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("training in several processes is not available in this version; start one process")
+        _warn_of_settings_without_effect(config)
         self.config = config
         self.run_folder: Path | None = None
-        self._progress = progress or silent
+        self._progress = progress
         self._loaded: LoadedModel | None = None
 
     @classmethod
@@ -106,6 +119,8 @@ class AgentSFTTrainer:
         folder = claim_folder(self.config, resume)
         config = replace(self.config, output_dir=folder)
         loaded = self.loaded
+        if hasattr(loaded.model, "peft_config"):
+            require_same_adapter(loaded.model, config)
         train_rows = token_rows(config.train_data, loaded.tokenizer, config.max_seq_length)
         eval_rows = token_rows(config.eval_data, loaded.tokenizer, config.max_seq_length) if config.eval_data else None
         checkpoint = last_checkpoint(folder) if resume else None
@@ -146,17 +161,32 @@ class AgentSFTTrainer:
             ModelError: for an unusable model.
         """
         loaded, config = self.loaded, self.config
-        return ask_turns(
-            loaded, data, max_length=config.max_seq_length, max_new_tokens=config.max_new_tokens,
-            batch_size=config.eval_batch_size, progress=self._progress,
-        )  # fmt: skip
+        with self._telling() as progress:
+            return ask_turns(
+                loaded, data, max_length=config.max_seq_length, max_new_tokens=config.max_new_tokens,
+                batch_size=config.eval_batch_size, progress=progress,
+            )  # fmt: skip
 
     def save_model(self, path: str | Path) -> None:
-        """Save the adapter (PEFT layout) or the whole model, with tokenizer and chat template beside it."""
+        """Save the adapter (PEFT layout) or the whole model, with tokenizer and chat template beside it.
+
+        The folder is written aside and then put in place, so an older save is never half replaced.
+
+        Raises:
+            ConfigError: when `path` is a file, or a folder that holds something else than such a save.
+        """
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.loaded.model.save_pretrained(folder)
-        self.loaded.tokenizer.save_pretrained(folder)
+        mark = "adapter_config.json" if hasattr(self.loaded.model, "peft_config") else "config.json"
+        if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / mark).exists())):
+            raise ConfigError(f"{folder} is not empty and holds no earlier save (no {mark}); give a new folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
+            draft, old = Path(aside) / "new", Path(aside) / "old"
+            self.loaded.model.save_pretrained(draft)
+            self.loaded.tokenizer.save_pretrained(draft)
+            if folder.exists():
+                folder.rename(old)
+            draft.rename(folder)
 
     def load_model(self, path: str | Path) -> None:
         """Take the model saved at `path` (adapter, model or run folder) in place of the current one.
@@ -184,16 +214,25 @@ class AgentSFTTrainer:
                 learning_rate_for(replace(config, learning_rate="auto"), loaded.model.num_parameters()),
             )
         stop = StopOnSignal()
-        callbacks = [RunLog(config.output_dir / "metrics.jsonl", self._progress), stop]
         pad_id = loaded.tokenizer.pad_token_id or 0
-        trainer = SupervisedTrainer(config, rate, pad_id, data.rows, model=loaded.model, callbacks=callbacks)
-        with stop.listening():
+        with self._telling() as progress, stop.listening():
+            callbacks = [RunLog(config.output_dir / "metrics.jsonl", progress), stop]
+            trainer = SupervisedTrainer(config, rate, pad_id, data.rows, model=loaded.model, callbacks=callbacks)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         loaded.model.eval()
         return trainer, stop
 
+    @contextmanager
+    def _telling(self) -> Iterator[Progress]:
+        if self._progress is not None:
+            yield self._progress
+        else:
+            with TerminalProgress() as bars:
+                yield bars
+
     def _finish(self, config: AgentSFTConfig, result: TrainingResult, data: TokenRows) -> None:
         folder = result.output_dir
+        require_finite(self.loaded.model, result.steps)
         self.save_model(folder / ("adapter" if config.use_lora else "model"))
         jsonl.write_text(folder / "chat_template.jinja", str(self.loaded.tokenizer.chat_template))
         jsonl.write_json(folder / "result.json", {**asdict(result), "output_dir": str(folder)})
@@ -210,11 +249,27 @@ class AgentSFTTrainer:
         ]
         card = model_card(result.output_dir, config, self.loaded, facts, table)
         jsonl.write_text(result.output_dir / "README.md", card)
+        jsonl.write_text(result.output_dir / ("adapter" if config.use_lora else "model") / "README.md", card)
 
     def _loss(self, rows: list[Any]) -> float:
         tokenizer = self.loaded.tokenizer
         model, size = self.loaded.model, self.config.eval_batch_size
         return mean_loss(model, batches(rows, size, tokenizer.pad_token_id or 0, pick_device()))
+
+
+def _warn_of_settings_without_effect(config: AgentSFTConfig) -> None:
+    """A setting that nothing reads is a hope that nothing meets."""
+    switches = {
+        "use_lora": ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
+        "use_lora_plus": ("lora_plus_lr_ratio",),
+        "use_coreset_selection": ("coreset_strategy", "coreset_target_size"),
+        "use_online_continual": ("continual_buffer_size", "continual_replay_ratio"),
+    }
+    defaults = AgentSFTConfig(base_model="-", train_data="-")
+    for switch, names in switches.items():
+        idle = [name for name in names if getattr(config, name) != getattr(defaults, name)]
+        if idle and not getattr(config, switch):
+            logger.warning("%s: no effect while %s is false", ", ".join(idle), switch)
 
 
 def _require_same_data(folder: Path, data: TokenRows) -> None:

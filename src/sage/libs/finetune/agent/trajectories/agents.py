@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sage.libs.finetune.agent.answers import split_answer
+from sage.libs.finetune.agent.answers import split_thought
 from sage.libs.finetune.agent.chatml import to_chatml, user_text
 from sage.libs.finetune.agent.models.generate import Generator
 from sage.libs.finetune.agent.models.load import LoadedModel, load_model
@@ -26,7 +26,7 @@ class ModelAgent:
 
     A reply with a tool call is that step (of several calls in one reply the first is made: the next ones were written
     without seeing its result); a reply without one is the final answer; a call that cannot be read is a step `invalid`
-    with the reason, and the episode goes on.
+    with the reason, as is a reply cut off at `max_new_tokens`, and the episode goes on.
 
     Args:
         loaded: Model and tokenizer.
@@ -46,12 +46,8 @@ class ModelAgent:
         self._tokenizer = loaded.tokenizer
         self._examples = examples
         self._max_new_tokens = max_new_tokens
-        self.generator = Generator(
-            loaded.model,
-            stop_ids=stop_ids(loaded.tokenizer, loaded.model.generation_config),
-            pad_id=loaded.tokenizer.pad_token_id or 0,
-            max_batch=batch_size,
-        )
+        self.generator = Generator.of(loaded, batch_size)
+        self._stop_ids = frozenset(stop_ids(loaded.tokenizer, loaded.model.generation_config))
 
     @classmethod
     def from_pretrained(cls, name: str, **settings: Any) -> ModelAgent:
@@ -65,7 +61,12 @@ class ModelAgent:
         prompts = [self._prompt(task, list(history)) for task, history in zip(tasks, histories, strict=True)]
         keys = [task["task_id"] for task in tasks]
         replies = self.generator.generate(prompts, max_new_tokens=self._max_new_tokens, keys=keys)
-        return [read_reply(str(self._tokenizer.decode(reply))) for reply in replies]
+        return [self._decision(reply) for reply in replies]
+
+    def _decision(self, reply: list[int]) -> dict[str, Any]:
+        text = str(self._tokenizer.decode(reply))
+        finished = bool(reply) and reply[-1] in self._stop_ids
+        return read_reply(text) if finished else read_cut_reply(text)
 
     def _prompt(self, task: Mapping[str, Any], history: list[TrajectoryStep]) -> list[int]:
         tools = list(task.get("tools") or [])
@@ -90,8 +91,18 @@ def read_reply(text: str) -> dict[str, Any]:
     if parsed.calls:
         call = parsed.calls[0]
         return {"thought": parsed.content, "action": call.name, "action_input": call.arguments, "reply": text}
-    answer = split_answer(parsed.content)
-    return {"action": FINISH, "action_input": {"answer": answer}, "reply": text}
+    thought, answer = split_thought(parsed.content)
+    return {"thought": thought, "action": FINISH, "action_input": {"answer": answer}, "reply": text}
+
+
+def read_cut_reply(text: str) -> dict[str, Any]:
+    """A reply that reached the token limit before its end: nobody knows what it would have been.
+
+    Example:
+        >>> read_cut_reply("The total is 84, and")["error"]
+        'unreadable reply: cut off at the token limit'
+    """
+    return {"action": INVALID, "reply": text, "error": "unreadable reply: cut off at the token limit"}
 
 
 def _opening(task: Mapping[str, Any]) -> list[Message]:

@@ -45,6 +45,8 @@ class CollectorConfig:
             sees them).
         output_path: JSONL file each finished episode is appended to; an existing file is continued.
         batch_size: Episodes in lockstep, when the agent and the environment allow it.
+        max_errors: End an episode after so many refused or unreadable calls in a row; None lets it go on to
+            `max_steps`. (AgentBench, Liu et al., 2023, ends it at the first.)
 
     Raises:
         ConfigError: for a value out of range.
@@ -55,12 +57,16 @@ class CollectorConfig:
     save_intermediate: bool = True
     output_path: Path | None = None
     batch_size: int = 32
+    max_errors: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "batch_size"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"CollectorConfig: {name}={value!r}: expected a whole number of at least 1")
+        errors = self.max_errors
+        if errors is not None and (not isinstance(errors, int) or isinstance(errors, bool) or errors < 1):
+            raise ConfigError(f"CollectorConfig: max_errors={errors!r}: expected None or a whole number of at least 1")
         for name in ("require_success", "save_intermediate"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"CollectorConfig: {name}={getattr(self, name)!r}: expected True or False")
@@ -155,7 +161,10 @@ class TrajectoryCollector:
         waiting = iter(tasks)
         going: list[Episode] = []
         while True:
-            fresh = [Episode(task, self.config.max_steps) for task in islice(waiting, width - len(going))]
+            fresh = [
+                Episode(task, self.config.max_steps, self.config.max_errors)
+                for task in islice(waiting, width - len(going))
+            ]
             going += fresh
             if not going:
                 return

@@ -1,9 +1,10 @@
 """One task being worked on: it takes a decision at a time and ends as a trajectory.
 
-An episode ends at the action `finish`, when the environment says so, after `max_steps`, when the agent gives up, or
-when the agent or the environment fails. Success is the environment's last verdict; without one, the agent's own (only
-when there is no environment), else the task's expected answer compared with the final one. An episode that came to
-its end and that nobody could judge is not a success and says so (`metadata["judged"]` is False).
+An episode ends at the action `finish`, when the environment says so, after `max_steps`, after `max_errors` refused
+calls in a row, when the agent gives up, or when the agent or the environment fails. Success is the environment's last
+verdict; without one, the agent's own (only when there is no environment), else the task's expected answer compared
+with the final one. A success by the answer alone is worth a reward of 1 when nothing was rewarded. An episode that
+came to its end and that nobody could judge is not a success and says so (`metadata["judged"]` is False).
 """
 
 from __future__ import annotations
@@ -35,16 +36,17 @@ class Episode:
     Attributes:
         task: The task as the agent sees it; `opening` is what the environment said first, if anything.
         steps: The steps so far.
-        ended: Why it is over (`finish`, `done`, `max_steps`, `gave_up`, `error`), None while it goes on.
+        ended: Why it is over (`finish`, `done`, `max_steps`, `errors`, `gave_up`, `error`), None while it goes on.
         error: What broke it off, None otherwise.
     """
 
-    def __init__(self, task: dict[str, Any], max_steps: int) -> None:
+    def __init__(self, task: dict[str, Any], max_steps: int, max_errors: int | None = None) -> None:
         self.task = task
         self.steps: list[TrajectoryStep] = []
         self.ended: str | None = None
         self.error: str | None = None
         self._max_steps = max_steps
+        self._max_errors = max_errors
         self._environment: Environment | None = None
         self._verdict: bool | None = None
 
@@ -91,6 +93,8 @@ class Episode:
         if "opening" in task:
             metadata["opening"] = task["opening"]
         success = self._judge()
+        if success and self._verdict is None and not any(step.reward for step in self.steps):
+            self.steps[-1].reward = 1.0  # nobody else gave a reward, and the answer was right
         if success is None:
             metadata["judged"] = False
         steps = self.steps if keep_observations else [replace(step, observation="") for step in self.steps]
@@ -137,6 +141,14 @@ class Episode:
             self.ended = "done"
         elif len(self.steps) >= self._max_steps:
             self.ended = "max_steps"
+        elif self._stuck():
+            self.ended = "errors"
+
+    def _stuck(self) -> bool:
+        """Whether the last `max_errors` calls were all refused; an agent that is stuck rarely comes free."""
+        if self._max_errors is None or len(self.steps) < self._max_errors:
+            return False
+        return all(step.error is not None for step in self.steps[-self._max_errors :])
 
     def _judge(self) -> bool | None:
         """True or False, or None when the episode came to its end and nobody could tell."""

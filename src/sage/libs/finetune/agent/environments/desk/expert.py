@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sage.libs.finetune.agent.environments.desk.kinds import KINDS
-from sage.libs.finetune.agent.environments.desk.scripts import DONE, Script
+from sage.libs.finetune.agent.environments.desk.scripts import DONE, MadeUp, Script
 from sage.libs.finetune.agent.errors import ConfigError
 from sage.libs.finetune.agent.types import FINISH, TrajectoryStep
 
@@ -36,8 +36,12 @@ class DeskExpert:
 class NoisyDeskExpert(DeskExpert):
     """The expert, failing on a share of tasks the way agents do.
 
-    On `failure_rate` of the tasks (chosen by a hash of seed and task id) it commits one real fault: it skips a call
-    and guesses, uses a wrong id or number, or stops early. The environment judges what comes of it.
+    On `failure_rate` of the tasks (chosen by a hash of seed and task id) it commits one real fault at its first or
+    second call, and the environment judges what comes of it:
+
+    - `skip`: it leaves the call out and goes on with made-up values in place of what it would have read;
+    - `wrong_id`: it makes the call with a wrong id, number or name, and goes on with what it gets;
+    - `stop`: it stops there, with a number it saw or a claim to be done.
 
     Args:
         failure_rate: Share of tasks it fails on, 0 to 1.
@@ -54,14 +58,24 @@ class NoisyDeskExpert(DeskExpert):
         self.seed = seed
 
     def act(self, task: Mapping[str, Any], history: Sequence[TrajectoryStep]) -> TrajectoryStep:
-        """The next step; the first one, two or three are right, then the fault comes."""
+        """The next step: right up to the fault, and consistent with it from there on."""
         rng = random.Random(f"noise/{self.seed}/{task['task_id']}")
         fails, fault, at = rng.random() < self.failure_rate, rng.choice(FAULTS), rng.randint(0, 1)
         if not fails or len(history) < at:
             return super().act(task, history)
-        if fault == "wrong_id" and len(history) == at:
-            return _mistaken(super().act(task, history), rng)
-        return _finish(_guess(history, rng))
+        if fault == "stop":
+            return _finish(_guess(history, rng))
+        observations = [step.observation for step in history]
+        if fault == "skip":
+            observations.insert(at, MadeUp(rng.randint(101, 999)))
+        meta = task["metadata"]
+        try:
+            step = _replay(KINDS[meta["kind"]].script(meta["slots"]), observations)
+        except KeyError:  # the plan looks for a value that its fault kept it from seeing
+            return _finish(_guess(history, rng))
+        if not history and step.action == FINISH:
+            return _finish(_guess(history, rng))
+        return _mistaken(step, rng) if fault == "wrong_id" and len(history) == at else step
 
 
 def _replay(script: Script, observations: Sequence[str]) -> TrajectoryStep:

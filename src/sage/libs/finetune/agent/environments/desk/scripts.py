@@ -17,6 +17,14 @@ DONE = "done"
 NONE = "none"
 
 
+class MadeUp(str):
+    """An observation that nobody made: every value in it is the same invented number."""
+
+    def __new__(cls, number: int) -> MadeUp:
+        """Hold the number as text."""
+        return super().__new__(cls, number)
+
+
 def lookup(observation: str, key: str) -> str:
     """The value after `key=` in an observation; KeyError when it is not there.
 
@@ -24,6 +32,8 @@ def lookup(observation: str, key: str) -> str:
         >>> lookup("desk=842 lamp=137", "lamp")
         '137'
     """
+    if isinstance(observation, MadeUp):
+        return str(observation)
     return dict(pair.split("=", 1) for pair in observation.split() if "=" in pair)[key]
 
 
