@@ -30,6 +30,7 @@ def fault_of(**settings: Any) -> str:
         ({"learning_rate": "auto"}, "auto"),
         ({"batch_size": "4"}, 4),
         ({"batch_size": 4.0}, 4),
+        ({"max_seq_length": 9007199254740993}, 9007199254740993),  # a float would make it ...992
         ({"use_lora": "no"}, False),
         ({"use_dora": "True"}, True),
         ({"eval_data": None}, None),
@@ -56,6 +57,12 @@ def test_values_are_read_in_the_fields_type(settings: dict[str, Any], expected: 
         ({"learning_rate": 0}, "'learning_rate': must be above 0, not 0.0"),
         ({"learning_rate": float("nan")}, "'learning_rate': expected a number or 'auto', found nan"),
         ({"learning_rate": "inf"}, "'learning_rate': expected a number or 'auto', found 'inf'"),
+        ({"batch_size": 10**400}, "'batch_size': must be at most 9223372036854775807, not a number of 1329 bits"),
+        ({"batch_size": "1" * 401}, "'batch_size': must be at most 9223372036854775807, not a number of 1329 bits"),
+        ({"batch_size": float("inf")}, "'batch_size': expected a whole number, found inf"),
+        ({"learning_rate": 10**400}, "'learning_rate': expected a number or 'auto', found a number of 1329 bits"),
+        ({"learning_rate": "1" * 401}, "'learning_rate': expected a number or 'auto', found '1111"),
+        ({"seed": 2**32}, "'seed': must be at most 4294967295, not 4294967296"),
         ({"warmup_ratio": 1.1}, "'warmup_ratio': must be at most 1.0, not 1.1"),
         ({"use_lora": "maybe"}, "'use_lora': expected true or false, found 'maybe'"),
         ({"use_lora": 1}, "'use_lora': expected true or false, found 1"),
@@ -131,6 +138,8 @@ def test_yaml_and_overrides(tmp_path: Path) -> None:
         ("- a\n", "expected a YAML mapping (name: value), found list"),
         ("", "expected a YAML mapping (name: value), found NoneType"),
         ("a: [", "is not valid YAML: "),
+        ("base_model: 2024-13-45\n", "is not valid YAML: month must be in 1..12"),
+        ("a: " + "[" * 5000, "is not valid YAML: maximum recursion depth"),
         ("base_model: m\ntrain_data: d\nbatch_size: 0\n", "'batch_size': must be at least 1, not 0"),
         ("a: !!python/object/apply:os.system ['true']\n", "is not valid YAML: "),
     ],
@@ -142,6 +151,12 @@ def test_a_faulty_file_is_named(tmp_path: Path, text: str, message: str) -> None
         AgentSFTConfig.from_yaml(path)
     assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sft.yaml").write_bytes("base_model: Zürich\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"sft\.yaml: is not UTF-8 text \(.* at byte 13\); save it as UTF-8"):
+        read_yaml(tmp_path / "sft.yaml")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_blank_lines_are_skipped_but_counted_and_a_byte_order_mark_is_no_text(tm
         (b"[1]", "expected a JSON object, found list"),
         (b'{"a": NaN}', "NaN is not a JSON number"),
         (b'{"a": -Infinity}', "-Infinity is not a JSON number"),
+        (b'{"a": 1e999}', "1e999 is too large for a number"),
         (b'{"a": "\xff"}', "not JSON"),
         (b'{"a": ' + b"[" * 200_000, "not JSON"),
         (b'{"a": ' + b"1" * 5000 + b"}", "not JSON"),
@@ -83,6 +84,34 @@ def test_what_json_cannot_hold_is_refused_and_the_old_file_stays(tmp_path: Path,
         jsonl.write_json(path, {"new": value})
     assert list(jsonl.read_jsonl(path)) == [(1, {"old": 1})]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_output_that_cannot_be_is_named_before_and_while_writing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, message in (
+        (tmp_path, "is a directory; give a file"),
+        (tmp_path / "file" / "a.json", "file is no folder"),
+    ):
+        for write in (jsonl.check_output, lambda path: jsonl.write_json(path, {})):
+            with pytest.raises(DataError, match=message) as caught:
+                write(path)
+            assert str(caught.value).startswith(f"{path}: ")
+    with pytest.raises(DataError, match=f"{tmp_path}: cannot be written"):
+        jsonl.JsonlAppender(tmp_path)
+    jsonl.check_output(tmp_path / "new" / "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_failure_while_writing_names_the_file_and_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jsonl.write_json(tmp_path / "a.json", 1)
+    monkeypatch.setattr(jsonl.os, "access", lambda *_: False)
+    with pytest.raises(DataError, match=r"a\.json: cannot be written \(no permission to write in "):
+        jsonl.write_json(tmp_path / "a.json", 2)
+    monkeypatch.undo()
+    monkeypatch.setattr(jsonl.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(DataError, match=r"a\.json: cannot be written \(No space left on device\)"):
+        jsonl.write_json(tmp_path / "a.json", 2)
+    assert jsonl.read_json(tmp_path / "a.json") == 1 and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("cut", range(1, 12))

@@ -19,7 +19,7 @@ RECORD: dict[str, Any] = {
     ],
     "success": True,
     "total_reward": 1.1,
-    "tools": [{"type": "function"}],
+    "tools": [{"type": "function", "function": {"name": "add", "parameters": None}}],
     "system_prompt": None,
     "metadata": {"split": "train"},
 }
@@ -32,10 +32,11 @@ VALUES = st.recursive(
 OBJECTS = st.dictionaries(st.text(), VALUES, max_size=3)
 REWARDS = st.floats(allow_nan=False, allow_infinity=False)
 MAYBE_TEXT = st.none() | st.text()
+TOOLS = st.builds(lambda name, rest: {**rest, "function": {"name": name}}, st.text(min_size=1), OBJECTS)
 STEPS = st.builds(TrajectoryStep, st.text(), st.text(), OBJECTS, st.text(), REWARDS, MAYBE_TEXT, MAYBE_TEXT)
 TRAJECTORIES = st.builds(
     AgentTrajectory, st.text(), st.text(), st.lists(STEPS, max_size=3), st.booleans(), REWARDS,
-    st.lists(OBJECTS, max_size=2), MAYBE_TEXT, MAYBE_TEXT, OBJECTS,
+    st.lists(TOOLS, max_size=2), MAYBE_TEXT, MAYBE_TEXT, OBJECTS,
 )  # fmt: skip
 
 
@@ -66,6 +67,14 @@ def without(name: str) -> dict[str, Any]:
         ({**RECORD, "total_reward": True}, "f.jsonl:7: field 'total_reward': expected int or float, found bool"),
         ({**RECORD, "system_prompt": 3}, "f.jsonl:7: field 'system_prompt': expected str or null, found int"),
         ({**RECORD, "steps": [RECORD["steps"][0], "go"]}, "f.jsonl:7, steps[1]: expected a JSON object, found str"),
+        (
+            {**RECORD, "tools": ["x"]},
+            "f.jsonl:7: tools[0]: expected {'type': 'function', 'function': {'name', ...}}, found 'x'",
+        ),
+        (
+            {**RECORD, "tools": [*RECORD["tools"], {"function": {"name": 3}}]},
+            "f.jsonl:7: tools[1].function.name: expected the tool's name, found 3",
+        ),
         ({**RECORD, "steps": [{}]}, "f.jsonl:7, steps[0]: field 'action' is missing; TrajectoryStep needs action"),
         (
             {**RECORD, "steps": [{"action": "a", "action_input": "b"}]},

@@ -101,6 +101,59 @@ def test_interrupted_says_how_to_go_on(cli: Any, tmp_path: Path, monkeypatch: py
     assert len(collect_ids(tmp_path / "t.jsonl")) == 2
 
 
+def test_a_slip_in_the_name_of_an_agent_is_no_model(cli: Any, tmp_path: Path) -> None:
+    line = (
+        "error: collect: unknown agent 'nosiy'; did you mean 'noisy'? Give expert, noisy, or a model's id or folder\n"
+    )
+    assert cli("collect", "--agent", "nosiy", "-o", "t.jsonl") == (2, "", line)
+    (tmp_path / "nosiy").mkdir()
+    assert "did you mean" not in cli("collect", "--agent", "nosiy", "-o", "t.jsonl").err
+
+
+def test_trajectories_say_who_made_them_and_resume_keeps_to_it(cli: Any, tmp_path: Path) -> None:
+    assert cli("collect", "--agent", "noisy", "--num-tasks", 2, "-o", "t.jsonl").code == 0
+    [made_by, _] = [trajectory.metadata for trajectory in load_trajectories(tmp_path / "t.jsonl")]
+    assert (made_by["agent"], made_by["seed"], made_by["failure_rate"]) == ("noisy", 0, 0.3)
+    before = (tmp_path / "t.jsonl").read_bytes()
+    resume = ("collect", "--num-tasks", 3, "-o", "t.jsonl", "--resume", "--agent")
+    for other, said in (
+        (["expert"], "--agent noisy, not expert"),
+        (["noisy", "--seed", 1], "--seed 0, not 1"),
+        (["noisy", "--failure-rate", 0.5], "--failure-rate 0.3, not 0.5"),
+    ):
+        line = f"error: collect: t.jsonl:1: was made with {said}; give that, or another --output\n"
+        assert cli(*resume, *other) == (2, "", line)
+    assert (tmp_path / "t.jsonl").read_bytes() == before and cli(*resume, "noisy").code == 0
+
+
+@pytest.mark.parametrize("command", ["collect", "filter gone.jsonl", "convert gone.jsonl", "evaluate m gone.jsonl"])
+def test_an_output_that_cannot_be_is_found_before_the_work(cli: Any, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    for output, why in ((".", "is a directory; give a file"), ("file/a", "cannot be written (")):
+        code, out, err = cli(*command.split(), "-o", output)
+        assert (code, out) == (2, "") and err.startswith(f"error: {command.split()[0]}: {output}: {why}"), err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"instruction": 3}, "field 'instruction': expected str, found int"),
+        ({"task_id": "dev-0-0000"}, "field 'task_id': 'dev-0-0000' is taken by bad.jsonl:1"),
+        ({"tools": ["x"]}, "tools[0]: expected {'type': 'function', 'function': {'name', ...}}, found 'x'"),
+        ({"world": {"x; DROP": []}}, "field 'world': world: unknown table 'x; DROP'; known: customers"),
+        ({"expected": {"files": [{"x": 1}]}}, "field 'expected': world: files[0]: unknown column 'x'; known: id, name"),
+    ],
+)
+def test_a_faulty_task_of_ones_own_is_named_by_file_and_line(
+    cli: Any, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    first, second = desk_tasks("dev", 2)
+    (tmp_path / "bad.jsonl").write_text("\n\n".join(map(json.dumps, (first, {**second, **change}))))
+    code, _, err = cli("collect", "--tasks", "bad.jsonl", "-o", "t.jsonl")
+    assert code == 2 and err.startswith(f"error: collect: bad.jsonl:3: {message}")
+    assert not (tmp_path / "t.jsonl").exists()
+
+
 def test_tasks_of_ones_own(cli: Any, tmp_path: Path) -> None:
     tasks = desk_tasks("dev", 2)
     write_jsonl(tmp_path / "good.jsonl", tasks)

@@ -125,6 +125,16 @@ def test_evaluate_below_the_bar_is_a_failed_check(cli: Any) -> None:
     assert cli("evaluate", "runs/a", "e.jsonl", "--min-accuracy", 0.75).code == 0
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_model_without_a_loss_is_a_failure(
+    cli: Any, trainer: type[Trainer], monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    monkeypatch.setattr(trainer, "evaluate", lambda self, data: EvalResult(0.0, Interval(0.0, 0.1), loss, 40, 20))
+    code, out, err = cli("evaluate", "runs/a", "e.jsonl", "--min-accuracy", 0.8, "--json")
+    assert code == 1 and json.loads(out)["loss"] is None
+    assert err.startswith(f"error: evaluate: the model's loss is not a number ({loss})") and err.count("\n") == 1
+
+
 def row(model: str, split: str, successes: int) -> dict[str, Any]:
     share = {"success": successes / 40, "low": 0.1, "high": 0.9, "successes": successes, "n": 40}
     return {"model": model, "split": split, **share, "valid_calls": 30, "calls": 60, "broken": 1}

@@ -10,6 +10,7 @@ from sage.libs.finetune.agent.environments.desk.environment import gives
 from sage.libs.finetune.agent.environments.desk.kinds import KINDS
 from sage.libs.finetune.agent.environments.desk.store import Store, same_world
 from sage.libs.finetune.agent.environments.desk.tools import TOOLS
+from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.types import Environment, StepResult, TrajectoryStep
 
 CHANGES: dict[str, Any] = {
@@ -159,6 +160,27 @@ def test_gives(given: str, expected: str, same: bool) -> None:
 def test_a_store_gives_back_its_world() -> None:
     for task in TASKS:
         assert same_world(Store(task["world"]).dump(), task["world"])
+
+
+@pytest.mark.parametrize(
+    ("world", "message"),
+    [
+        ([], "world: expected an object of tables, found list"),
+        (
+            {"files (id) VALUES (1); --": [{"id": 1}]},
+            r"unknown table 'files \(id\) VALUES .*; known: customers, orders",
+        ),
+        ({"files": [{"id": 1}, {"id, name": 1}]}, r"files\[1\]: unknown column 'id, name'; known: id, name, folder"),
+        ({"events": [{"PRIMARY": 1}]}, r"events\[0\]: unknown column 'PRIMARY'; known: day, title, hour"),
+        ({"files": [{}]}, r"files\[0\]: expected an object of columns"),
+        ({"files": [{"id": 1}, {"id": 1}]}, r"files\[1\]: the desk cannot hold this row \(UNIQUE"),
+        ({"files": [{"id": 2**64}]}, r"files\[0\]: the desk cannot hold this row"),
+        ({"files": [{"id": 1, "name": ["a"]}]}, r"files\[0\]: the desk cannot hold this row"),
+    ],
+)
+def test_a_world_of_other_tables_or_columns_is_refused(world: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Store(world)
 
 
 def test_same_world_looks_at_rows_not_at_their_order() -> None:

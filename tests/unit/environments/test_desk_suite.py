@@ -108,3 +108,9 @@ def test_an_unknown_split_or_a_negative_number_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be 0 or more, not -1"):
         desk_tasks("train", -1)
     assert desk_tasks("train", 0) == []
+
+
+def test_a_split_that_has_no_more_says_how_many_it_has() -> None:
+    with pytest.raises(ConfigError, match="no more new file_owner tasks for test_wording; ask for at most 247 tasks"):
+        desk_tasks("test_wording", 248)
+    assert len(desk_tasks("test_wording", 247)) == 247

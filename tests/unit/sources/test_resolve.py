@@ -1,4 +1,5 @@
 import json
+from importlib.metadata import EntryPoint
 
 import pytest
 
@@ -34,6 +35,9 @@ def test_a_yaml_file_registers_data_sets_relative_to_itself(tmp_path, monkeypatc
     assert load_samples("mine:train")[0]["messages"][1]["content"] == "Hello"
     with pytest.raises(DataError, match="has no split 'test'; it has train"):
         load_samples("mine:test")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + '\n\n{"messages": []}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl:3: field 'messages'"):
+        load_samples("mine:train")
     (tmp_path / "data.yaml").write_text("mine: rows.jsonl\n")
     with pytest.raises(DataError, match="expected a mapping of split to JSONL file"):
         known_data()
@@ -51,8 +55,23 @@ def test_a_file_that_is_missing_empty_or_broken_is_one_line(tmp_path):
         load_samples(path)
 
 
+def test_a_row_of_an_entry_point_is_named_by_number(monkeypatch):
+    point = EntryPoint(name="mine", value="builtins:list", group="sage.finetune.data")  # the rows are 'a' and 'b'
+    monkeypatch.setattr("sage.libs.finetune.agent.sources.resolve.entry_points", lambda group: [point])
+    with pytest.raises(DataError, match="mine:ab, row 1: expected an object with 'messages', found str"):
+        load_samples("mine:ab")
+
+
 def call(arguments):
     return {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": arguments}}]}
+
+
+def tool(**fields):
+    return {**ROW, "tools": [{"type": "function", "function": {"name": "f", **fields}}]}
+
+
+def weighted(weight):
+    return {"messages": [{"role": "assistant", "content": "Hi", "weight": weight}]}
 
 
 def test_arguments_may_be_json_text_and_come_out_as_a_dict():
@@ -77,6 +96,17 @@ def test_arguments_may_be_json_text_and_come_out_as_a_dict():
         ({"messages": [{"role": "user", "content": "", "tool_calls": [1]}]}, "only the assistant calls tools"),
         ({**ROW, "tools": {"f": 1}}, "tools: expected a list"),
         ({**ROW, "tools": [{"name": "f"}]}, r"tools\[0\]: expected"),
+        (tool(name=["f"]), r"tools\[0\].function.name: expected the tool's name, found \['f'\]"),
+        (tool(parameters=["q"]), r"tools\[0\].function.parameters: expected a JSON schema object, found list"),
+        (tool(parameters={"properties": ["q"]}), r"parameters.properties: expected an object, found list"),
+        ({"messages": [call('{"q": 1e999}')]}, r"arguments: is not valid JSON: 1e999 is too large"),
+        ({"messages": [{"role": "assistant", "content": "\ud83d!"}]}, r"messages\[0\].content: holds half a character"),
+        ({**ROW, "metadata": {"\ud83d": [1]}}, r"metadata, names of its fields\[0\]: holds half a character"),
+        (weighted(True), r"messages\[0\].weight: expected a finite number from 0 up, found True"),
+        (weighted(-0.5), r"messages\[0\].weight: .*found -0.5"),
+        (weighted("1"), r"messages\[0\].weight: .*found '1'"),
+        (weighted(float("nan")), r"messages\[0\].weight: .*found nan"),
+        (["messages"], "expected an object with 'messages', found list"),
     ],
 )
 def test_a_faulty_row_names_file_line_and_field(row, message):

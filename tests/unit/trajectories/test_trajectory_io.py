@@ -20,10 +20,11 @@ JSON = st.recursive(
     max_leaves=5,
 )
 OBJECT = st.dictionaries(TEXT, JSON, max_size=3)
+TOOL = st.builds(lambda rest: {**rest, "function": {"name": "look"}}, OBJECT)
 STEP = st.builds(TrajectoryStep, TEXT, TEXT, OBJECT, TEXT, NUMBER, error=st.none() | TEXT, reply=st.none() | TEXT)
 TRAJECTORY = st.builds(
     AgentTrajectory, TEXT, TEXT, st.lists(STEP, max_size=3), st.booleans(), NUMBER,
-    tools=st.lists(OBJECT, max_size=2), system_prompt=st.none() | TEXT, error=st.none() | TEXT, metadata=OBJECT,
+    tools=st.lists(TOOL, max_size=2), system_prompt=st.none() | TEXT, error=st.none() | TEXT, metadata=OBJECT,
 )  # fmt: skip
 
 

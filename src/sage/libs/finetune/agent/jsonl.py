@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -38,7 +39,7 @@ def encode(obj: object, *, indent: int | None = None) -> bytes:
 
 def decode(line: bytes) -> Any:
     """The inverse of `encode`; raises ValueError for anything that is not strict JSON in UTF-8."""
-    return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -60,11 +61,31 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
+def check_output(path: str | Path) -> None:
+    """Find out before the work whether a file could be written at `path`; nothing is made.
+
+    Raises:
+        DataError: naming `path`, when it is a directory, or its folder is none or not to be written to.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise DataError(f"{path}: is a directory; give a file")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+    except OSError as error:
+        raise _unwritable(path, str(error.strerror)) from error
+    if not folder.is_dir():
+        raise _unwritable(path, f"{folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"no permission to write in {folder}")
+
+
 def write_jsonl(path: str | Path, rows: Iterable[object]) -> None:
     """Write one JSON object a line, atomically.
 
     Raises:
-        DataError: naming the line, for a row that JSON has no form for; the file is then left as it was.
+        DataError: naming the line, for a row that JSON has no form for, or the file, when it cannot be written; the
+            file is then left as it was.
     """
     with _replacement(path) as handle:
         for number, row in enumerate(rows, start=1):
@@ -75,14 +96,18 @@ def write_json(path: str | Path, obj: object) -> None:
     """Write one indented JSON document, atomically.
 
     Raises:
-        DataError: when JSON has no form for `obj`; the file is then left as it was.
+        DataError: when JSON has no form for `obj`, or the file cannot be written; it is then left as it was.
     """
     with _replacement(path) as handle:
         handle.write(_encode_for(str(path), obj, indent=2) + b"\n")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, atomically and with the line ends it has."""
+    """Write `text` as UTF-8, atomically and with the line ends it has.
+
+    Raises:
+        DataError: when the file cannot be written.
+    """
     with _replacement(path) as handle:
         handle.write(text.encode("utf-8"))
 
@@ -113,6 +138,9 @@ class JsonlAppender:
     Opening continues an existing file. A last line without its line end is kept if it is a whole JSON object, else it
     is the remains of a killed writer and is dropped (`dropped` counts its bytes).
 
+    Raises:
+        DataError: when the file cannot be opened for writing.
+
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "rows.jsonl"
@@ -124,8 +152,11 @@ class JsonlAppender:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = self.path.open("a+b")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = self.path.open("a+b")
+        except OSError as error:
+            raise _unwritable(self.path, str(error.strerror)) from error
         self.dropped = _mend_last_line(self._handle)
         if self.dropped:
             logger.warning("%s: dropped a half-written last line (%d bytes)", self.path, self.dropped)
@@ -155,16 +186,25 @@ class JsonlAppender:
 def _replacement(path: str | Path) -> Iterator[BinaryIO]:
     """A file beside `path` that takes its place when the block ends without an exception."""
     path = Path(path)
+    check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    beside = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
         with beside.open("xb") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        if error.filename not in (None, str(beside)):  # another file's, out of whatever gave the rows
+            raise
+        raise _unwritable(path, str(error.strerror)) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, why: str) -> DataError:
+    return DataError(f"{path}: cannot be written ({why}); give a file in a folder that can be written to")
 
 
 def _lines(path: str | Path) -> Iterator[bytes]:
@@ -206,6 +246,13 @@ def _encode_for(where: str, obj: object, indent: int | None = None) -> bytes:
         raise DataError(
             f"{where}: cannot be written as JSON ({error}); use text, finite numbers, booleans, null, lists and dicts"
         ) from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large for a number")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -51,8 +51,8 @@ class QuickstartConfig(Config):
     batch_size: int = option(1, "rows per step: at this scale steps matter more than rows", low=1)
     learning_rate: float = option(2e-3, "peak learning rate", above=0.0)
     max_steps: int = option(6, "steps after which an episode is cut off", low=2)
-    max_new_tokens: int = option(56, "longest reply in tokens", low=8)
-    seed: int = option(0, "fixes tasks, worlds, the expert's faults, adapter and row order", low=0)
+    max_new_tokens: int = option(64, "longest reply in tokens", low=8)
+    seed: int = option(0, "fixes tasks, worlds, the expert's faults, adapter and row order", low=0, high=2**32 - 1)
 
 
 @dataclass

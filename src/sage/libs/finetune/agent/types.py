@@ -149,6 +149,7 @@ class AgentTrajectory:
             DataError: naming `where`, the field, and what was expected.
         """
         values = _checked(cls, record, where, _TRAJECTORY_TYPES, required=("task_id", "instruction", "steps"))
+        check_tools(values.get("tools", []), where)
         values["steps"] = [
             TrajectoryStep(
                 **_checked(TrajectoryStep, step, f"{where}, steps[{index}]", _STEP_TYPES, required=("action",))
@@ -156,6 +157,33 @@ class AgentTrajectory:
             for index, step in enumerate(values["steps"])
         ]
         return cls(**values)
+
+
+def check_tools(tools: Sequence[object], where: str) -> None:
+    """Refuse tools that no template can show: each needs a name, and its parameters, if any, are a JSON schema object.
+
+    Raises:
+        DataError: naming `where`, the tool by position, the field, what was expected and found.
+    """
+    for index, tool in enumerate(tools):
+        field = f"{where}: tools[{index}]"
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or "name" not in function:
+            raise DataError(
+                f"{field}: expected {{'type': 'function', 'function': {{'name', ...}}}}, found {tool!r:.80}"
+            )
+        name, parameters = function["name"], function.get("parameters")
+        if not isinstance(name, str) or not name:
+            raise DataError(f"{field}.function.name: expected the tool's name, found {name!r}")
+        if parameters is None:
+            continue
+        if not isinstance(parameters, Mapping):
+            found = type(parameters).__name__
+            raise DataError(f"{field}.function.parameters: expected a JSON schema object, found {found}")
+        properties = parameters.get("properties", {})
+        if not isinstance(properties, Mapping):
+            found = type(properties).__name__
+            raise DataError(f"{field}.function.parameters.properties: expected an object, found {found}")
 
 
 _NUMBER = (int, float)

@@ -72,7 +72,7 @@ def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> 
     base = resolve_model(_base_of(adapter)) if adapter.exists() else location
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=pick_dtype(dtype),
             attn_implementation="sdpa",
@@ -80,6 +80,7 @@ def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> 
             use_safetensors=True,
             output_loading_info=True,
         )
+        model, report = loaded
         _require_whole(name, report)
         if adapter.exists():
             model = _with_adapter(model, location)

@@ -12,8 +12,8 @@ working directory:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from sage.libs.finetune.agent.sources.rows import read_sample
 from sage.libs.finetune.agent.types import Sample
 
 GROUP = "sage.finetune.data"
-Split = Callable[[str], Iterable[Mapping[str, Any]]]
+Split = Callable[[str], Iterable[tuple[str, Mapping[str, Any]]]]
+"""The rows of a split by its name, each with where it stands (file and line, or row)."""
 
 
 def load_samples(reference: str | Path) -> list[Sample]:
@@ -39,11 +40,8 @@ def load_samples(reference: str | Path) -> list[Sample]:
     """
     text = str(reference)
     name, _, split = text.partition(":")
-    if split and not Path(text).exists():
-        rows = known_data()[name](split)
-        samples = [read_sample(row, f"{text}, row {index}") for index, row in enumerate(rows, start=1)]
-    else:
-        samples = [read_sample(row, f"{text}:{line}") for line, row in read_jsonl(text)]
+    rows = known_data()[name](split) if split and not Path(text).exists() else _file_rows(text)
+    samples = [read_sample(row, where) for where, row in rows]
     if not samples:
         raise DataError(f"{text}: holds no rows; expected one conversation (a JSON object with 'messages') a line")
     return samples
@@ -53,7 +51,7 @@ def known_data() -> Registry[Split]:
     """The data sets that can be named as `name:split`."""
     known = Registry[Split]("data set")
     for point in entry_points(group=GROUP):
-        known.add(point.name, lambda split, point=point: point.load()(split))  # type: ignore[misc]
+        known.add(point.name, _from_entry_point(point))
     chosen = os.environ.get("SAGE_DATA")
     path = Path(chosen or "sage-data.yaml")
     if chosen or path.exists():
@@ -62,13 +60,25 @@ def known_data() -> Registry[Split]:
     return known
 
 
+def _file_rows(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return ((f"{path}:{line}", row) for line, row in read_jsonl(path))
+
+
+def _from_entry_point(point: EntryPoint) -> Split:
+    def rows(split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for number, row in enumerate(point.load()(split), start=1):
+            yield f"{point.name}:{split}, row {number}", row
+
+    return rows
+
+
 def _from_yaml(name: str, splits: object, path: Path) -> Split:
     if not isinstance(splits, dict) or not all(isinstance(file, str) for file in splits.values()):
         raise DataError(f"{path}: '{name}': expected a mapping of split to JSONL file")
 
-    def rows(split: str) -> Iterable[Mapping[str, Any]]:
+    def rows(split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if split not in splits:
             raise DataError(f"{path}: '{name}' has no split '{split}'; it has {', '.join(map(str, splits))}")
-        return [row for _, row in read_jsonl(path.parent / splits[split])]
+        return _file_rows(path.parent / splits[split])
 
     return rows

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
 from sage.libs.finetune.agent.errors import DataError
-from sage.libs.finetune.agent.types import Sample
+from sage.libs.finetune.agent.jsonl import decode
+from sage.libs.finetune.agent.types import Sample, check_tools
 
+_HALF = re.compile("[\ud800-\udfff]")
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -31,6 +34,8 @@ def read_sample(row: Mapping[str, Any], where: str) -> Sample:
         sage.libs.finetune.agent.errors.DataError: a.jsonl:1: messages[0].role: expected one of system, user, \
 assistant, tool, found 'human'
     """
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: expected an object with 'messages', found {type(row).__name__}")
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
         raise DataError(f"{where}: {_no_messages(row)}")
@@ -39,13 +44,15 @@ assistant, tool, found 'human'
         tools = _parsed(tools, f"{where}: tools")
     if not isinstance(tools, list):
         raise DataError(f"{where}: tools: expected a list of function schemas, found {type(tools).__name__}")
-    for index, tool in enumerate(tools):
-        if not (isinstance(tool, dict) and isinstance(tool.get("function"), dict) and tool["function"].get("name")):
-            raise DataError(f"{where}: tools[{index}]: expected {{'type': 'function', 'function': {{'name', ...}}}}")
+    check_tools(tools, where)
     read = [_message(message, f"{where}: messages[{index}]") for index, message in enumerate(messages)]
     if not any(message["role"] == "assistant" for message in read):
         raise DataError(f"{where}: messages: no assistant turn, so there is nothing to train on or to score")
-    return cast(Sample, {**row, "messages": read, "tools": tools})
+    sample = {**row, "messages": read, "tools": tools}
+    _check_text(list(sample), f"{where}: names of the fields")
+    for name, value in sample.items():
+        _check_text(value, f"{where}: {name}")
+    return cast(Sample, sample)
 
 
 def _no_messages(row: Mapping[str, Any]) -> str:
@@ -63,6 +70,9 @@ def _message(message: object, where: str) -> dict[str, Any]:
         raise DataError(f"{where}.role: expected one of {', '.join(ROLES)}, found {role!r}")
     if content is not None and not isinstance(content, str):
         raise DataError(f"{where}.content: expected text or null, found {type(content).__name__}")
+    weight = message.get("weight", 1)
+    if role == "assistant" and not _is_weight(weight):
+        raise DataError(f"{where}.weight: expected a finite number from 0 up, found {weight!r:.80}")
     read = {**message, "content": content or ""}
     if message.get("tool_calls"):
         if role != "assistant":
@@ -73,6 +83,12 @@ def _message(message: object, where: str) -> dict[str, Any]:
             _call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(message["tool_calls"])
         ]
     return read
+
+
+def _is_weight(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= sys.float_info.max
 
 
 def _call(call: object, where: str) -> dict[str, Any]:
@@ -87,8 +103,23 @@ def _call(call: object, where: str) -> dict[str, Any]:
     return {**call, "type": "function", "function": {**function, "arguments": arguments}}
 
 
+def _check_text(value: object, field: str) -> None:
+    r"""Refuse text with half a character (`\ud83d` alone, of an emoji): neither tokenizers nor files can take it."""
+    waiting = [(field, value)]
+    while waiting:
+        field, value = waiting.pop()
+        if isinstance(value, str):
+            if half := _HALF.search(value):
+                raise DataError(f"{field}: holds half a character ({half[0]!a} at {half.start()}), no valid Unicode")
+        elif isinstance(value, Mapping):
+            waiting += [(f"{field}.{name}", item) for name, item in value.items()]
+            waiting.append((f"{field}, names of its fields", list(value)))
+        elif isinstance(value, list):
+            waiting += [(f"{field}[{index}]", item) for index, item in enumerate(value)]
+
+
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return decode(text.encode())
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not valid JSON: {error}") from None

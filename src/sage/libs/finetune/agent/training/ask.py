@@ -15,7 +15,7 @@ from sage.libs.finetune.agent.models.losses import mean_loss
 from sage.libs.finetune.agent.progress import Progress
 from sage.libs.finetune.agent.sources.resolve import load_samples
 from sage.libs.finetune.agent.sources.rows import read_sample
-from sage.libs.finetune.agent.tokenization.render import render_prompt
+from sage.libs.finetune.agent.tokenization.render import IGNORED, render_prompt
 from sage.libs.finetune.agent.tokenization.truncate import truncate
 from sage.libs.finetune.agent.training.loop import batches
 from sage.libs.finetune.agent.types import EvalResult, Sample
@@ -36,8 +36,10 @@ def ask_turns(
     training, for the loss; for the replies they are whole.
 
     Raises:
-        DataError: when there is no row, or none with a turn to ask for.
+        DataError: when there is no row, or none with a turn to ask for; naming the row, when it is too long or the
+            chat template cannot show it. Nothing was generated then.
     """
+    reference = str(data) if isinstance(data, str | Path) else "evaluation data"
     samples = _samples(data)
     turns = [
         (row, index)
@@ -46,7 +48,8 @@ def ask_turns(
         if message["role"] == "assistant" and message.get("weight", 1)
     ]
     if not turns:
-        raise DataError("evaluation data: no row has an assistant turn to ask for; every turn has weight 0")
+        raise DataError(f"{reference}: no row has an assistant turn to ask for; every turn has weight 0")
+    rows = _token_rows(samples, loaded, max_length, reference)
     replies = _ask(loaded, samples, turns, max_new_tokens, batch_size, progress)
     records = []
     for (row, index), reply in zip(turns, replies, strict=True):
@@ -55,7 +58,6 @@ def ask_turns(
         records.append({"row": row, "turn": index, "expected": expected, "reply": reply, **vars(score)})
     right = sum(record["right"] for record in records)
     attempted = sum(record["attempted"] for record in records)
-    rows = [dict(truncate(sample, loaded.tokenizer, max_length).rendered.row()) for sample in samples]
     pad_id = loaded.tokenizer.pad_token_id or 0
     return EvalResult(
         accuracy=right / len(turns),
@@ -75,6 +77,18 @@ def _samples(data: str | Path | Sequence[dict[str, Any]]) -> list[Sample]:
     if not data:
         raise DataError("evaluation data: there are no rows; give at least one")
     return [read_sample(row, f"evaluation data, row {number}") for number, row in enumerate(data, start=1)]
+
+
+def _token_rows(samples: Sequence[Sample], loaded: LoadedModel, max_length: int, reference: str) -> list[Any]:
+    rows = []
+    for number, sample in enumerate(samples, start=1):
+        try:
+            rows.append(dict(truncate(sample, loaded.tokenizer, max_length).rendered.row()))
+        except DataError as error:
+            raise DataError(f"{reference}, row {number}: {error}") from None
+    if all(label == IGNORED for row in rows for label in row["labels"]):
+        raise DataError(f"{reference}: only turns of weight 0 are left in {max_length} tokens; raise max_seq_length")
+    return rows
 
 
 def _ask(

@@ -62,12 +62,13 @@ def _load(saved: Path) -> list[str]:
     return [
         "from sage.libs.finetune.agent import AgentSFTTrainer",
         "",
-        f'trainer = AgentSFTTrainer.from_pretrained("{saved}")',
+        f'trainer = AgentSFTTrainer.from_pretrained("{saved.resolve()}")',
         'print(trainer.evaluate("agent_sft:test").accuracy)',
     ]
 
 
 def _serve(folder: Path, config: AgentSFTConfig, loaded: LoadedModel) -> list[str]:
+    folder = folder.resolve()
     template = folder / "chat_template.jinja"
     parser = _PARSERS.get(loaded.template.tool_format)
     tools = f"--enable-auto-tool-choice --tool-call-parser {parser}" if parser else ""
@@ -98,4 +99,9 @@ def _serve(folder: Path, config: AgentSFTConfig, loaded: LoadedModel) -> list[st
         )
     else:
         command = f"vllm serve {folder / 'model'} --chat-template {template} {tools}"
+    if loaded.template.tool_format == "compact":
+        note = [
+            "",
+            "Ask without streaming: this parser streams a call only when no thought stands before it.",
+        ]
     return ["```bash", command.strip(), "```", *note]

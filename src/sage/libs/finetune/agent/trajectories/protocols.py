@@ -112,30 +112,35 @@ def environment_maker(environment: object) -> tuple[Callable[[], object] | None,
     )
 
 
-def read_tasks(tasks: Iterable[str | Task]) -> list[dict[str, Any]]:
+def read_tasks(tasks: Iterable[str | Task], places: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Check the tasks and give each a `task_id` (`task-0001` by position where it has none).
 
+    Args:
+        tasks: Mappings with an `instruction`, or instructions alone.
+        places: Where each task comes from (file and line), for the error; None names it by position.
+
     Raises:
-        DataError: naming the task by position, the field, and what was expected.
+        DataError: naming the task, the field, and what was expected.
     """
     if isinstance(tasks, str | Mapping):
         raise DataError("tasks: expected a list of tasks, found a single one; use collect_single for one task")
-    read = [_read_task(task, position) for position, task in enumerate(tasks, start=1)]
+    tasks = list(tasks)
+    places = places or [f"tasks[{index}]" for index in range(len(tasks))]
+    read = [_read_task(task, index, place) for index, (task, place) in enumerate(zip(tasks, places, strict=True), 1)]
     if not read:
         raise DataError("tasks: the list is empty; give at least one task with an 'instruction'")
-    seen: dict[str, int] = {}
-    for position, task in enumerate(read, start=1):
-        first = seen.setdefault(task["task_id"], position)
-        if first != position:
+    seen: dict[str, str] = {}
+    for place, task in zip(places, read, strict=True):
+        if task["task_id"] in seen:
             raise DataError(
-                f"tasks[{position - 1}]: field 'task_id': '{task['task_id']}' is taken by tasks[{first - 1}]; "
+                f"{place}: field 'task_id': '{task['task_id']}' is taken by {seen[task['task_id']]}; "
                 "give each task its own"
             )
+        seen[task["task_id"]] = place
     return read
 
 
-def _read_task(task: object, position: int) -> dict[str, Any]:
-    where = f"tasks[{position - 1}]"
+def _read_task(task: object, position: int, where: str) -> dict[str, Any]:
     if isinstance(task, str):
         task = {"instruction": task}
     if not isinstance(task, Mapping):

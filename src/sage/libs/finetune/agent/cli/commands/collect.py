@@ -11,6 +11,7 @@ from sage.libs.finetune.agent.cli.command import Command, Report
 from sage.libs.finetune.agent.config import Config, option
 from sage.libs.finetune.agent.errors import ConfigError, DataError
 from sage.libs.finetune.agent.progress import Progress
+from sage.libs.finetune.agent.registry import suggestion
 
 if TYPE_CHECKING:
     from sage.libs.finetune.agent.types import AgentTrajectory
@@ -43,17 +44,22 @@ def run(config: CollectConfig, progress: Progress) -> Report:
     """Collect the episodes that are not in the output yet.
 
     Raises:
-        ConfigError: when the output exists and is not to be gone on with, or the tasks do not fit the environment.
-        DataError: when a file cannot be read.
+        ConfigError: when there is no such agent, when the output exists and is not to be gone on with or is of another
+            agent or seed, or when the tasks do not fit the environment.
+        DataError: when a file cannot be read or written.
         KeyboardInterrupt: with how to go on.
     """
     from sage.libs.finetune.agent.environments.desk import DeskEnvironment
+    from sage.libs.finetune.agent.jsonl import check_output
     from sage.libs.finetune.agent.trajectories.collector import CollectorConfig, TrajectoryCollector
 
+    _check_agent(config.agent)
+    check_output(config.output)
     if config.output.exists() and not config.resume:
         raise ConfigError(f"{config.output} exists already; add --resume to go on with it, or give another --output")
-    tasks = _tasks(config)
-    kept = _kept_episodes(config.output, {task["task_id"] for task in tasks})
+    made_by = _made_by(config)
+    tasks = [{**task, "metadata": {**task.get("metadata", {}), **made_by}} for task in _tasks(config)]
+    kept = _kept_episodes(config.output, {task["task_id"] for task in tasks}, made_by)
     done = {trajectory.task_id for trajectory in kept}
     todo = [task for task in tasks if task["task_id"] not in done]
     fresh: list[AgentTrajectory] = []
@@ -81,8 +87,25 @@ def run(config: CollectConfig, progress: Progress) -> Report:
     return _report(config, kept, fresh)
 
 
-def _kept_episodes(path: Path, wanted: set[str]) -> list[AgentTrajectory]:
-    """The episodes in the file, less those of `wanted` that broke off: they are taken out, and run again."""
+def _check_agent(agent: str) -> None:
+    """A name close to a scripted agent's is a slip of the hand, not a model to look for on a hub."""
+    near = suggestion(agent, _SCRIPTED)
+    if near and agent not in _SCRIPTED and "/" not in agent and not Path(agent).exists():
+        raise ConfigError(f"unknown agent '{agent}'; {near}Give expert, noisy, or a model's id or folder")
+
+
+def _made_by(config: CollectConfig) -> dict[str, Any]:
+    """What trajectories say about who made them."""
+    made_by = {"agent": config.agent, "seed": config.seed}
+    return {**made_by, "failure_rate": config.failure_rate} if config.agent == "noisy" else made_by
+
+
+def _kept_episodes(path: Path, wanted: set[str], made_by: dict[str, Any]) -> list[AgentTrajectory]:
+    """The episodes in the file, less those of `wanted` that broke off: they are taken out, and run again.
+
+    Raises:
+        ConfigError: when the file holds an episode that was made in another way than `made_by` says.
+    """
     from sage.libs.finetune.agent.jsonl import JsonlAppender, read_jsonl
     from sage.libs.finetune.agent.trajectories.io import save_trajectories
     from sage.libs.finetune.agent.types import AgentTrajectory
@@ -90,7 +113,16 @@ def _kept_episodes(path: Path, wanted: set[str]) -> list[AgentTrajectory]:
     if not path.exists():
         return []
     JsonlAppender(path).close()  # cuts off what a killed run left of a half-written last line
-    trajectories = [AgentTrajectory.from_dict(row, f"{path}:{line}") for line, row in read_jsonl(path)]
+    rows = list(read_jsonl(path))
+    trajectories = [AgentTrajectory.from_dict(row, f"{path}:{line}") for line, row in rows]
+    for (line, _), trajectory in zip(rows, trajectories, strict=True):
+        for name, value in made_by.items():
+            before = trajectory.metadata.get(name, value)
+            if before != value:
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{path}:{line}: was made with {flag} {before}, not {value}; give that, or another --output"
+                )
     kept = [t for t in trajectories if t.error is None or t.task_id not in wanted]
     if len(kept) < len(trajectories):
         save_trajectories(path, kept)
@@ -99,8 +131,10 @@ def _kept_episodes(path: Path, wanted: set[str]) -> list[AgentTrajectory]:
 
 def _tasks(config: CollectConfig) -> list[dict[str, Any]]:
     from sage.libs.finetune.agent.environments.desk import desk_tasks
+    from sage.libs.finetune.agent.environments.desk.store import Store
     from sage.libs.finetune.agent.jsonl import read_jsonl
     from sage.libs.finetune.agent.trajectories.protocols import read_tasks
+    from sage.libs.finetune.agent.types import check_tools
 
     if config.tasks is None:
         return desk_tasks(config.split, config.num_tasks, config.seed)
@@ -114,7 +148,16 @@ def _tasks(config: CollectConfig) -> list[dict[str, Any]]:
                 f"{config.tasks}:{line}: the desk with agent {config.agent} needs {', '.join(missing)}; give tasks "
                 "made like the desk's own, or leave --tasks out"
             )
-    return read_tasks(row for _, row in rows)
+    places = [f"{config.tasks}:{line}" for line, _ in rows]
+    tasks = read_tasks([row for _, row in rows], places)
+    for place, task in zip(places, tasks, strict=True):
+        check_tools(task["tools"], place)
+        for field, world in (("world", task["world"]), ("expected", task["expected"] or {})):
+            try:
+                Store(world).close()
+            except DataError as error:
+                raise DataError(f"{place}: field '{field}': {error}") from None
+    return tasks
 
 
 def _missing_fields(task: dict[str, Any], agent: str) -> list[str]:

@@ -33,13 +33,14 @@ def run(config: ConvertConfig, progress: Progress) -> Report:
     """Convert one file.
 
     Raises:
-        DataError: when the input cannot be read, or a trajectory has no form in the format.
+        DataError: when the input cannot be read or the output not written, or a trajectory has no form in the format.
     """
     from sage.libs.finetune.agent.conversion.converter import SFTConversionConfig, TrajectoryToSFTConverter
-    from sage.libs.finetune.agent.jsonl import write_jsonl
+    from sage.libs.finetune.agent.jsonl import check_output, write_jsonl
     from sage.libs.finetune.agent.reporting.tables import facts_table
     from sage.libs.finetune.agent.trajectories.io import load_trajectories
 
+    check_output(config.output)
     settings = SFTConversionConfig(config.to, config.include_observation, config.system_prompt)
     rows = TrajectoryToSFTConverter(settings).convert(load_trajectories(config.input))
     write_jsonl(config.output, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,15 +34,18 @@ class EvaluateConfig(Config):
 
 
 def run(config: EvaluateConfig, progress: Progress) -> Report:
-    """Evaluate; below `min_accuracy` the exit code is 3.
+    """Evaluate; below `min_accuracy` the exit code is 3, with a loss that is not a number it is 1.
 
     Raises:
-        AgentFinetuneError: when the model or the data cannot be used.
+        AgentFinetuneError: when the model or the data cannot be used, or the output not written.
     """
+    from sage.libs.finetune.agent.jsonl import check_output, write_json
+
+    if config.output is not None:
+        check_output(config.output)
     from sage.libs.finetune.agent.cli.logs import quiet_transformers
 
     quiet_transformers()
-    from sage.libs.finetune.agent.jsonl import write_json
     from sage.libs.finetune.agent.training.sft import AgentSFTTrainer
 
     trainer = AgentSFTTrainer.from_pretrained(
@@ -79,7 +83,13 @@ def _report(config: EvaluateConfig, result: EvalResult, data: dict[str, Any]) ->
     if config.output is not None:
         facts["replies"] = str(config.output)
     report = Report(data, [facts_table(facts)])
-    if config.min_accuracy is not None and result.accuracy < config.min_accuracy:
+    if not math.isfinite(result.loss):
+        report.exit_code = 1
+        report.problem = (
+            f"evaluate: the model's loss is not a number ({result.loss}), so its replies mean nothing; evaluate with "
+            "--dtype float32, or train again with a lower --learning-rate"
+        )
+    elif config.min_accuracy is not None and result.accuracy < config.min_accuracy:
         report.exit_code = 3
         report.problem = f"evaluate: accuracy {result.accuracy:.4f} is below --min-accuracy {config.min_accuracy:g}"
     return report

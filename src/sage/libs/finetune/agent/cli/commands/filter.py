@@ -38,12 +38,14 @@ def run(config: FilterConfig, progress: Progress) -> Report:
     """Filter one file; when nothing is kept, nothing is written and the exit code is 3.
 
     Raises:
-        DataError: when the input cannot be read.
+        DataError: when the input cannot be read, or the output not written.
     """
+    from sage.libs.finetune.agent.jsonl import check_output
     from sage.libs.finetune.agent.reporting.tables import make_table, percent
     from sage.libs.finetune.agent.trajectories.filter import REASONS, TrajectoryFilter
     from sage.libs.finetune.agent.trajectories.io import load_trajectories, save_trajectories
 
+    check_output(config.output)
     trajectories = load_trajectories(config.input)
     chosen = TrajectoryFilter(config.min_reward, config.require_success, config.max_steps)
     stats = chosen.get_stats(trajectories)

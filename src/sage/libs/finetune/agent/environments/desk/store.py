@@ -6,7 +6,10 @@ A *world* is `{table: [row, ...]}` with rows as dicts; it is what a task carries
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
+
+from sage.libs.finetune.agent.errors import DataError
 
 World = dict[str, list[dict[str, Any]]]
 
@@ -23,11 +26,18 @@ TABLES: dict[str, tuple[str, ...]] = {
     "events": ("day TEXT", "title TEXT", "hour INTEGER", "PRIMARY KEY (day, title)", "UNIQUE (day, hour)"),
     "files": ("id INTEGER PRIMARY KEY", "name TEXT", "folder TEXT", "pages INTEGER", "owner TEXT"),
 }
+COLUMNS = {
+    table: [line.split()[0] for line in lines if line.split()[0].islower()]  # a constraint begins in capitals
+    for table, lines in TABLES.items()
+}
 _ORDER = {"customers": "id", "orders": "id", "events": "day, hour", "files": "id"}
 
 
 class Store:
     """A SQLite database holding one world.
+
+    Raises:
+        DataError: naming table, row and column, for a world that the desk's tables cannot hold.
 
     Example:
         >>> store = Store({"customers": [{"id": 42, "name": "Ana"}]})
@@ -40,10 +50,13 @@ class Store:
         self._db.row_factory = sqlite3.Row
         for table, columns in TABLES.items():
             self._db.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
-        for table, rows in world.items():
-            for row in rows:
+        for table, rows in _checked(world):
+            for index, row in enumerate(rows):
                 marks = ", ".join(f":{name}" for name in row)
-                self._db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", row)
+                try:
+                    self._db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", row)
+                except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+                    raise DataError(f"world: {table}[{index}]: the desk cannot hold this row ({error})") from None
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """Rows of a query, as dicts."""
@@ -61,6 +74,25 @@ class Store:
     def close(self) -> None:
         """Free the database."""
         self._db.close()
+
+
+def _checked(world: object) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The tables of a world. A task is foreign data, and the names in it become SQL: only those of TABLES may."""
+    if not isinstance(world, dict):
+        raise DataError(f"world: expected an object of tables, found {type(world).__name__}")
+    for table, rows in world.items():
+        if table not in TABLES:
+            raise DataError(f"world: unknown table {table!r}; known: {', '.join(TABLES)}")
+        if not isinstance(rows, list):
+            raise DataError(f"world: {table}: expected a list of rows, found {type(rows).__name__}")
+        for index, row in enumerate(rows):
+            if not isinstance(row, dict) or not row:
+                raise DataError(f"world: {table}[{index}]: expected an object of columns, found {row!r:.40}")
+            for column in row:
+                if column not in COLUMNS[table]:
+                    known = ", ".join(COLUMNS[table])
+                    raise DataError(f"world: {table}[{index}]: unknown column {column!r}; known: {known}")
+        yield table, rows
 
 
 def same_world(left: World, right: World) -> bool:

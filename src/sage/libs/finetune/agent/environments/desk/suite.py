@@ -26,6 +26,9 @@ SPLITS = (*_SHARES, "test_compose")
 def desk_tasks(split: str, n: int, seed: int = 0) -> list[dict[str, Any]]:
     """`n` tasks of a split; the same (split, n, seed) gives the same tasks, and a longer list begins with a shorter.
 
+    No instruction comes twice, so a split ends where the first of its kinds does: after 11227 tasks of train, 1162 of
+    dev, 2152 of test_iid, 247 of test_wording and 770 of test_compose.
+
     Args:
         split: train, dev, test_iid, test_wording or test_compose.
         n: How many; kinds take turns, so every kind is equally frequent.
@@ -36,7 +39,7 @@ def desk_tasks(split: str, n: int, seed: int = 0) -> list[dict[str, Any]]:
         counts), world, expected (None when the world must stay as it is) and metadata (split, family, kind, slots).
 
     Raises:
-        ConfigError: for an unknown split or a negative n.
+        ConfigError: for an unknown split, a negative n, or more tasks than the split has.
 
     Example:
         >>> task = desk_tasks("train", 1)[0]
@@ -68,7 +71,7 @@ def _task(kind: Kind, split: str, task_id: str, rng: random.Random, seen: set[st
         if instruction not in seen and (split == "test_compose" or _owner(kind.name, posed) == split):
             break
     else:
-        raise ConfigError(f"the desk has no more new {kind.name} tasks for {split}; ask for fewer")
+        raise ConfigError(f"the desk has no more new {kind.name} tasks for {split}; ask for at most {len(seen)} tasks")
     family = rng.choice(sorted(FAMILY_TOOLS)) if kind.family == "any" else kind.family
     return {
         "task_id": task_id,
