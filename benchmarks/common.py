@@ -28,7 +28,8 @@ def report(name: str, result: dict[str, Any]) -> None:
     """Print the result and write it to `results/`, with the device it was measured on."""
     from sage.libs.finetune.agent.training.run import versions
 
-    record = {"benchmark": name, "device": device(), "versions": versions(), **result}
+    packages = {package: version for package, version in versions().items() if package != "platform"}
+    record = {"benchmark": name, "device": device(), "versions": packages, **result}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     json.dump(record, sys.stdout, indent=2)
