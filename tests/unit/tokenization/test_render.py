@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from tests.tiny import new_tokenizer, tiny_tokenizer
 from tests.unit.tokenization.conftest import call
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from sage.libs.finetune.agent.errors import DataError, ModelError
 from sage.libs.finetune.agent.tokenization.render import IGNORED, layout, render, render_prompt
@@ -227,3 +229,32 @@ def test_the_error_names_the_message_a_template_refuses(messages: Any) -> None:
 def test_a_conversation_begins_before_the_assistant(messages: Any) -> None:
     with pytest.raises(DataError, match="message 0"):
         render({"messages": messages}, tiny_tokenizer())
+
+
+def test_sentencepiece_tokens_are_those_a_server_makes() -> None:
+    """A Metaspace tokenizer marks the start of every text: piece by piece, replies would begin with a false space."""
+    lines = ["[INST] What does the tea cost? [/INST]The tea costs 12.", "[INST] And the cake? [/INST]The cake is 7."]
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "</s>", "[/INST]"], show_progress=False)
+    backend.train_from_iterator(lines * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    messages = [
+        {"role": "user", "content": "What does the tea cost?"},
+        {"role": "assistant", "content": "The tea costs 12."},
+        {"role": "user", "content": "And the cake?"},
+        {"role": "assistant", "content": "The cake is 7."},
+    ]
+    rendered = render({"messages": messages}, tokenizer)
+    assert rendered.input_ids == tokenizer(rendered.text, add_special_tokens=False)["input_ids"]
+    piecewise = tokenizer("The tea costs 12.</s>", add_special_tokens=False)["input_ids"]
+    (start, end), (later, _) = rendered.turns
+    firsts = tokenizer.convert_ids_to_tokens([rendered.input_ids[start], piecewise[0]])
+    assert firsts[0].startswith("T") and firsts[1].startswith("▁")
+    assert rendered.input_ids[end - 1] == tokenizer.eos_token_id
+    assert render_prompt(messages[:1], None, tokenizer) == rendered.input_ids[:start]
+    assert render_prompt(messages[:3], None, tokenizer) == rendered.input_ids[:later]

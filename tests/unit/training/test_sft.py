@@ -194,7 +194,7 @@ def test_bad_data_is_named_before_the_first_step(make_config, rows_file):
     with pytest.raises(DataError, match="none of the 1 rows has a trained token"):
         AgentSFTTrainer(make_config("b")).train()
     rows_file.write_text(json.dumps(conversation("desk " * 300, "7")) + "\n")
-    with pytest.raises(DataError, match=r"row 1: .*tokens"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*tokens"):
         AgentSFTTrainer(make_config("c")).train()
 
 

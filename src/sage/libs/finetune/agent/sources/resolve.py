@@ -38,10 +38,15 @@ def load_samples(reference: str | Path) -> list[Sample]:
     Raises:
         DataError: naming file, line and field; or the known names when the reference is none of them.
     """
+    return [sample for _, sample in located_samples(reference)]
+
+
+def located_samples(reference: str | Path) -> list[tuple[str, Sample]]:
+    """`load_samples`, each with where it stands (`file:line`), for errors that come later."""
     text = str(reference)
     name, _, split = text.partition(":")
     rows = known_data()[name](split) if split and not Path(text).exists() else _file_rows(text)
-    samples = [read_sample(row, where) for where, row in rows]
+    samples = [(where, read_sample(row, where)) for where, row in rows]
     if not samples:
         raise DataError(f"{text}: holds no rows; expected one conversation (a JSON object with 'messages') a line")
     return samples

@@ -183,12 +183,24 @@ def _require_shown(index: int, message: Message, turn: str) -> None:
 
 
 def _tokenize(text: str, spans: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Token ids of the pieces between the borders of `spans`; those with an odd index are the spans."""
+    """Token ids of the pieces between the borders of `spans`; those with an odd index are the spans.
+
+    Where the pieces together are not the tokens of the whole text (SentencePiece marks the start of a text as it marks
+    a space), the whole is cut instead, provided that each prompt in it has the tokens it has alone.
+    """
     borders = [0, *(border for span in spans for border in span), len(text)]
-    pieces = [text[start:end] for start, end in pairwise(borders)]
-    encoded = tokenizer(pieces, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        found: Any = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return list(found["input_ids"])
+
+    *pieces, whole = encode([*(text[start:end] for start, end in pairwise(borders)), text])
+    if [token for piece in pieces for token in piece] == whole:
+        return pieces
+    heads = encode([text[:border] for border in borders])
+    if any(whole[: len(head)] != head for head in heads):
+        return pieces
+    return [whole[len(one) : len(other)] for one, other in pairwise(heads)]
 
 
 def _weight(index: int, message: Message) -> float:

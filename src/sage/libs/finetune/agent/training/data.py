@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sage.libs.finetune.agent.errors import DataError
-from sage.libs.finetune.agent.sources.resolve import load_samples
+from sage.libs.finetune.agent.sources.resolve import located_samples
 from sage.libs.finetune.agent.tokenization.render import IGNORED
 from sage.libs.finetune.agent.tokenization.truncate import truncate
 from sage.libs.finetune.agent.types import Sample
@@ -47,17 +47,17 @@ def token_rows(reference: str, tokenizer: PreTrainedTokenizerBase, max_length: i
     Rows without a trained token are left out and counted; a row that cannot fit is an error that names it.
 
     Raises:
-        DataError: naming the row, or when nothing is left to train on.
+        DataError: naming file and line, or when nothing is left to train on.
     """
-    samples = load_samples(reference)
+    samples = located_samples(reference)
     rows: list[Row] = []
     kept: list[Sample] = []
     untrained = shortened = dropped_messages = 0
-    for number, sample in enumerate(samples, start=1):
+    for where, sample in samples:
         try:
             fitted = truncate(sample, tokenizer, max_length)
         except DataError as error:
-            raise DataError(f"{reference}, row {number}: {error}") from None
+            raise DataError(f"{where}: {error}") from None
         if all(label == IGNORED for label in fitted.rendered.labels):
             untrained += 1
             continue
