@@ -89,6 +89,7 @@ def test_an_interrupted_training_resumes(cli: Any, trainer: type[Trainer], monke
         (TrainingError("loss is nan\nat step 3"), 1, "error: train: loss is nan at step 3"),
         (KeyboardInterrupt(), 130, "interrupted: nothing more was done"),
         (PermissionError(13, "Permission denied", "runs"), 1, "error: train: runs: Permission denied"),
+        (OSError(28, "No space left on device"), 1, "error: train: No space left on device"),
         (
             ZeroDivisionError("of [x]"),
             1,

@@ -262,6 +262,23 @@ def test_a_truncated_trainer_state_is_no_checkpoint(make_config):
     assert last_checkpoint(config.output_dir).name == "checkpoint-4"
 
 
+def test_a_full_disk_is_one_line_and_the_run_resumes(make_config, monkeypatch):
+    config = make_config(save_steps=2)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AgentSFTTrainer, "save_model", full)
+        with pytest.raises(TrainingError, match=r"cannot be written .*No space left.*resume"):
+            AgentSFTTrainer(config).train()
+    straight = AgentSFTTrainer(make_config("straight", save_steps=2))
+    resumed = AgentSFTTrainer(config)
+    assert resumed.train(resume=True).losses == straight.train().losses
+    weights = [dict(t.loaded.model.named_parameters()) for t in (resumed, straight)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_several_processes_and_idle_settings_are_told(make_config, monkeypatch, caplog):
     AgentSFTTrainer(make_config(lora_plus_lr_ratio=4.0, coreset_target_size=10))
     assert "lora_plus_lr_ratio: no effect while use_lora_plus is false" in caplog.text

@@ -197,8 +197,9 @@ def _publish(report: Report, as_json: bool) -> None:
 def _error_line(error: Exception, invocation: Invocation) -> str:
     if isinstance(error, AgentFinetuneError):
         return f"{invocation.command.name}: {error}"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{invocation.command.name}: {error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror is not None:  # a full disk comes without a file name
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{invocation.command.name}: {where}{error.strerror}"
     again = "" if invocation.debug else "; run again with --debug for the traceback"
     return f"internal: {type(error).__name__}: {error}{again}"
 

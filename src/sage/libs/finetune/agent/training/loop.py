@@ -50,6 +50,19 @@ class SupervisedTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)  # it prints on stdout, which is for results
 
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Train, or go on from a checkpoint; one of the last step is loaded and nothing more is done.
+
+        (`Trainer.train` would do another step from there.)
+        """
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            if state.global_step >= state.max_steps:
+                self._load_from_checkpoint(str(checkpoint))
+                self.state = state
+                return
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW on the groups of LoRA+ (one rate for all without it)."""
         if self.optimizer is None:

@@ -16,11 +16,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import set_seed
 
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.config import AgentSFTConfig
-from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.errors import ConfigError, TrainingError
 from sage.libs.finetune.agent.models.adapters import (
     add_adapter,
     float32_copy_needed,
@@ -113,7 +114,7 @@ class AgentSFTTrainer:
             ConfigError: when the folder holds a run and `resume` is False, or cannot be resumed.
             DataError: for unusable rows, naming file, line and field.
             ModelError: for an unusable model.
-            TrainingError: when the loss is no longer a number.
+            TrainingError: when the loss is no longer a number, or the run folder cannot be written (a full disk).
         """
         begin = time.perf_counter()
         folder = claim_folder(self.config, resume)
@@ -128,7 +129,8 @@ class AgentSFTTrainer:
             _require_same_data(folder, train_rows)
         write_start(folder, config, {"train": train_rows.manifest, "eval": eval_rows.manifest if eval_rows else None})
         self.run_folder = folder
-        trainer, stop = self._fit(config, train_rows, checkpoint)
+        with _told_of_disk(folder):
+            trainer, stop = self._fit(config, train_rows, checkpoint)
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         interrupted = stop.asked and trainer.state.global_step < trainer.state.max_steps
         tail = losses[-max(1, len(losses) // 10) :]
@@ -144,7 +146,8 @@ class AgentSFTTrainer:
             interrupted=interrupted,
         )
         if not interrupted:
-            self._finish(config, result, train_rows)
+            with _told_of_disk(folder):
+                self._finish(config, result, train_rows)
         return result
 
     def evaluate(self, data: str | Path | Sequence[dict[str, Any]]) -> EvalResult:
@@ -218,7 +221,7 @@ class AgentSFTTrainer:
         with self._telling() as progress, stop.listening():
             callbacks = [RunLog(config.output_dir / "metrics.jsonl", progress), stop]
             trainer = SupervisedTrainer(config, rate, pad_id, data.rows, model=loaded.model, callbacks=callbacks)
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.train_from(checkpoint)
         loaded.model.eval()
         return trainer, stop
 
@@ -255,6 +258,17 @@ class AgentSFTTrainer:
         tokenizer = self.loaded.tokenizer
         model, size = self.loaded.model, self.config.eval_batch_size
         return mean_loss(model, batches(rows, size, tokenizer.pad_token_id or 0, pick_device()))
+
+
+@contextmanager
+def _told_of_disk(folder: Path) -> Iterator[None]:
+    """What the libraries raise when a file cannot be written, as one line with the way on."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{folder} cannot be written ({error}); free some space there and resume: what was saved before is whole"
+        ) from error
 
 
 def _warn_of_settings_without_effect(config: AgentSFTConfig) -> None:
