@@ -26,8 +26,8 @@ import sage.libs.finetune.agent as agent
 LAYERS = {
     "vocabulary": ("errors", "types", "registry", "config", "answers", "chatml", "jsonl", "progress"),
     "services": ("tokenization", "models"),
-    "stages": ("sources", "environments", "trajectories", "conversion", "evaluation"),
-    "composition": ("training", "pipeline", "quickstart", "reporting", "cli"),
+    "stages": ("sources", "preflight", "environments", "trajectories", "conversion", "evaluation"),
+    "composition": ("training", "pipeline", "exchange", "validation", "quickstart", "reporting", "cli"),
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
 ALLOWED = {

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sage.libs.finetune.agent.answers import split_answer
+from sage.libs.finetune.agent.chatml import from_chatml
 from sage.libs.finetune.agent.conversion.converter import SFTConversionConfig, TrajectoryToSFTConverter
 from sage.libs.finetune.agent.errors import ConfigError, DataError
 from sage.libs.finetune.agent.types import INVALID, AgentTrajectory, TrajectoryStep
@@ -55,18 +56,36 @@ def test_chatml_golden() -> None:
             {"role": "assistant", "content": "", "tool_calls": call(2, "serch", {}), "weight": 0.0},
             tool(2, "serch", "no such tool"),
             {"role": "assistant", "content": '{"name": "sea', "weight": 0.0},
-            tool(3, INVALID, "not JSON"),
+            {"role": "user", "content": "not JSON"},
             {"role": "assistant", "content": "It says so.\nAnswer: Paris"},
         ],
         "tools": [TOOL],
-        "metadata": {"split": "train", "task_id": "a", "success": True, "total_reward": 1.0},
+        "metadata": {
+            "split": "train",
+            "opening": "A search engine is ready.",
+            "task_id": "a",
+            "success": True,
+            "total_reward": 1.0,
+            "trajectory": {
+                "steps": {
+                    "2": {"error": "unknown tool serch"},
+                    "3": {"action": INVALID, "action_input": {}, "error": "not JSON", "reply": '{"name": "sea'},
+                    "4": {"observation": "right", "reward": 1.0},
+                }
+            },
+        },
     }
+
+
+def test_chatml_and_back() -> None:
+    assert from_chatml(convert()) == EPISODE
 
 
 def test_without_observations_the_turns_stay_and_are_empty() -> None:
     with_them, without = convert()["messages"], convert(include_observation=False)["messages"]
-    assert [m["content"] for m in without if m["role"] == "tool"] == ["", "", ""]
-    blanked = [{**m, "content": ""} if m["role"] == "tool" else m for m in with_them]
+    assert [m["content"] for m in without if m["role"] == "tool"] == ["", ""]
+    answers = ("Paris", "no such tool", "not JSON")
+    blanked = [{**m, "content": ""} if m["content"] in answers else m for m in with_them]
     assert without == blanked
 
 

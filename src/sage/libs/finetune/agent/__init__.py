@@ -2,8 +2,8 @@
 
 vocabulary      errors  types  registry  config  answers  chatml  jsonl  progress        standard library only
 services        tokenization/  models/
-stages          sources/  environments/  trajectories/  conversion/  evaluation/         in the order data flows
-composition     training/  pipeline  quickstart  reporting/  cli/
+stages          sources/  preflight/  environments/  trajectories/  conversion/  evaluation/     in the order data flows
+composition     exchange  validation  training/  pipeline  quickstart  reporting/  cli/
 
 A stage imports the vocabulary and the services, never another stage; composition chains them. The public names below
 load on first use, so importing this package loads neither torch nor transformers.

@@ -19,6 +19,9 @@ FINISH = "finish"
 INVALID = "invalid"
 """The action of a step whose reply held a tool call that could not be read."""
 
+RESPOND = "respond"
+"""The action of saying something to the user; its input is `{"content": ...}`, the user's answer the observation."""
+
 
 class ToolCall(TypedDict):
     """One call in an assistant message, `arguments` as a dict."""
@@ -29,10 +32,15 @@ class ToolCall(TypedDict):
 
 
 class Message(TypedDict, total=False):
-    """One chat message; `weight` says how much its tokens count in the loss (assistant only, default 1)."""
+    """One chat message.
+
+    `weight` says how much its tokens count in the loss (assistant only, default 1); `reasoning_content` is what a
+    reasoning model thought before `content`, kept apart as servers do.
+    """
 
     role: str
     content: str
+    reasoning_content: str
     tool_calls: list[ToolCall]
     tool_call_id: str
     name: str

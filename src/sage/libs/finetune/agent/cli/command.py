@@ -38,7 +38,7 @@ class Command:
     """One command of `sage-finetune`.
 
     Attributes:
-        name: What the user types.
+        name: What the user types; `data validate` is the command `validate` of the group `data`.
         help: One line, then details, as shown by `--help`.
         example: A command line that works as it is or with one name changed.
         config: Its settings.

@@ -37,7 +37,14 @@ COMMANDS = (
     evaluate.COMMAND,
     env.COMMAND,
 )
+GROUPS = {"data": "Look into training data: check every row, see the very tokens."}
 USAGE, RUNTIME, INTERRUPTED = 2, 1, 130
+
+_CONTEXT = {
+    "help_option_names": ["--help", "-h"],
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+    "max_content_width": 100,
+}
 
 _COMMON = {
     "config_file": (
@@ -83,16 +90,17 @@ def _app() -> typer.Typer:
         name=PROGRAM,
         add_completion=False,
         rich_markup_mode=None,
-        context_settings={
-            "help_option_names": ["--help", "-h"],
-            "token_normalize_func": lambda name: name.replace("_", "-"),
-            "max_content_width": 100,
-        },
+        context_settings=_CONTEXT,
     )
     app.callback(invoke_without_command=True, help=_HELP, epilog=_EPILOG)(_root)
+    groups = {"": app}
     for command in COMMANDS:
+        group, _, name = command.name.rpartition(" ")
+        if group not in groups:
+            groups[group] = typer.Typer(rich_markup_mode=None, context_settings=_CONTEXT)
+            app.add_typer(groups[group], name=group, help=GROUPS[group], no_args_is_help=True)
         text = f"{command.help}\n\n\b\nExample:\n  {command.example}"
-        app.command(command.name, help=text)(_parser(command))
+        groups[group].command(name, help=text)(_parser(command))
     return app
 
 

@@ -1,6 +1,6 @@
 """A language model as an agent: the conversation so far goes in, the next step comes out.
 
-The conversation is built by `to_chatml`, the function that also makes training rows, and rendered by the tokenizer
+The conversation is built by `to_messages`, the function that also makes training rows, and rendered by the tokenizer
 path that training uses: what the model sees here is, token for token, what it was trained on.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sage.libs.finetune.agent.answers import split_thought
-from sage.libs.finetune.agent.chatml import to_chatml, user_text
+from sage.libs.finetune.agent.chatml import to_messages, user_text
 from sage.libs.finetune.agent.models.generate import Generator
 from sage.libs.finetune.agent.models.load import LoadedModel, load_model
 from sage.libs.finetune.agent.tokenization.parse import parse_reply
@@ -72,7 +72,7 @@ class ModelAgent:
         tools = list(task.get("tools") or [])
         shown: list[Message] = []
         for example in self._examples(task) if self._examples else ():
-            shown += to_chatml(example, system_prompt="")["messages"]
+            shown += to_messages(example, system_prompt="")
         return render_prompt([*_opening(task), *shown, *_turns(task, history)], tools, self._tokenizer)
 
 
@@ -118,5 +118,4 @@ def _turns(task: Mapping[str, Any], history: list[TrajectoryStep]) -> list[Messa
     )
     if not history:
         return [{"role": "user", "content": user_text(episode)}]
-    messages: list[Message] = to_chatml(episode)["messages"]
-    return messages
+    return to_messages(episode)
