@@ -8,6 +8,7 @@ from tests.tiny import new_tokenizer
 from transformers import AutoTokenizer, GenerationConfig
 
 from sage.libs.finetune.agent.errors import ConfigError, ModelError
+from sage.libs.finetune.agent.tokenization.layout import own_template
 from sage.libs.finetune.agent.tokenization.render import render
 from sage.libs.finetune.agent.tokenization.template import prepare_template, stop_ids, template_fault
 
@@ -95,6 +96,7 @@ def test_the_format_is_baked_into_the_saved_template(tmp_path: Path, messages: A
     assert render(sample, loaded) == render(sample, tokenizer)
     choice = prepare_template(loaded, small_model=True)
     assert (choice.source, choice.tool_format) == ("chatml_tools", "json")
+    assert loaded.chat_template == own_template("json")  # to the byte, or rendering falls back to the slow way
 
 
 def test_without_chatml_tokens_and_usable_template_there_is_an_error() -> None:

@@ -191,10 +191,10 @@ def test_bad_data_is_named_before_the_first_step(make_config, rows_file):
     for message in untrained["messages"]:
         message["weight"] = 0
     rows_file.write_text(json.dumps(untrained) + "\n")
-    with pytest.raises(DataError, match="none of the 1 rows has a trained token"):
+    with pytest.raises(DataError, match=r"untrained \(1\); first .*rows.jsonl:1: every assistant turn has weight 0"):
         AgentSFTTrainer(make_config("b")).train()
     rows_file.write_text(json.dumps(conversation("desk " * 300, "7")) + "\n")
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*tokens"):
+    with pytest.raises(DataError, match=r"too_long \(1\); first .*rows\.jsonl:1: .*tokens"):
         AgentSFTTrainer(make_config("c")).train()
 
 

@@ -348,7 +348,8 @@ TrajectoryCollector(agent, CollectorConfig(output_path={str(path)!r})).collect([
     with path.open("ab") as handle:
         handle.write(b'{"task_id": "half')
     done = {"action": "finish", "action_input": {"answer": "c"}, "success": True}
-    TrajectoryCollector(lambda t, h: done, CollectorConfig(output_path=path)).collect(["c"])
+    collected = TrajectoryCollector(lambda t, h: done, CollectorConfig(output_path=path)).collect(["a", "b", "c"])
+    assert [t.answer for t in collected] == ["a", "a", "c"]
     assert [t.instruction for t in load_trajectories(path)] == ["a", "b", "c"]
 
 

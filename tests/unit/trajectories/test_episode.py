@@ -7,6 +7,7 @@ import pytest
 from sage.libs.finetune.agent.errors import ConfigError
 from sage.libs.finetune.agent.trajectories.collector import CollectorConfig, TrajectoryCollector
 from sage.libs.finetune.agent.trajectories.episode import Episode
+from sage.libs.finetune.agent.trajectories.protocols import Cast
 from sage.libs.finetune.agent.types import StepResult
 
 
@@ -28,10 +29,10 @@ class Scripted:
 
 def play(*results: Any, max_steps: int = 10, decision: Any = None, answer: Any = None) -> Episode:
     episode = Episode({"task_id": "a", "instruction": "Do it.", "answer": answer}, max_steps)
-    episode.begin(lambda: Scripted(*results), None)
+    episode.begin(Cast.of(lambda task, history: decision or {"action": "look"}, lambda: Scripted(*results)))
     for _ in results:
         if episode.ended is None:
-            episode.advance(lambda task, history: decision or {"action": "look"})
+            episode.advance()
     return episode
 
 
@@ -70,9 +71,7 @@ def test_what_the_agent_does_to_the_history_does_not_reach_the_record() -> None:
         return {"action": "look"}
 
     episode = Episode({"task_id": "a", "instruction": "Do it."}, 10)
-    episode.begin(lambda: Scripted(("one", 0.0, False), ("two", 0.0, True)), None)
-    episode.advance(agent)
-    episode.advance(agent)
+    episode.play(Cast.of(agent, lambda: Scripted(("one", 0.0, False), ("two", 0.0, True))))
     assert [step.observation for step in episode.steps] == ["one", "two"]
 
 

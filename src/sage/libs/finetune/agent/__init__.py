@@ -19,6 +19,9 @@ from sage.libs.finetune.agent._version import __version__
 if TYPE_CHECKING:
     from sage.libs.finetune.agent.config import AgentSFTConfig
     from sage.libs.finetune.agent.conversion.converter import SFTConversionConfig, TrajectoryToSFTConverter
+    from sage.libs.finetune.agent.conversion.preferences import preference_pairs
+    from sage.libs.finetune.agent.environments.functions import FunctionEnvironment
+    from sage.libs.finetune.agent.environments.gymnasium_text import GymnasiumEnvironment
     from sage.libs.finetune.agent.errors import (
         AgentFinetuneError,
         ConfigError,
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
     )
     from sage.libs.finetune.agent.pipeline import collect_and_convert
     from sage.libs.finetune.agent.training.sft import AgentSFTTrainer
+    from sage.libs.finetune.agent.trajectories.agents import ModelAgent
     from sage.libs.finetune.agent.trajectories.collector import CollectorConfig, TrajectoryCollector
+    from sage.libs.finetune.agent.trajectories.endpoint import EndpointAgent
     from sage.libs.finetune.agent.trajectories.filter import TrajectoryFilter
     from sage.libs.finetune.agent.trajectories.io import load_trajectories, save_trajectories
     from sage.libs.finetune.agent.types import (
@@ -44,6 +49,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "config": ("AgentSFTConfig",),
     "conversion.converter": ("SFTConversionConfig", "TrajectoryToSFTConverter"),
+    "conversion.preferences": ("preference_pairs",),
+    "environments.functions": ("FunctionEnvironment",),
+    "environments.gymnasium_text": ("GymnasiumEnvironment",),
     "errors": (
         "AgentFinetuneError",
         "ConfigError",
@@ -55,7 +63,9 @@ _HOMES = {
     ),
     "pipeline": ("collect_and_convert",),
     "training.sft": ("AgentSFTTrainer",),
+    "trajectories.agents": ("ModelAgent",),
     "trajectories.collector": ("CollectorConfig", "TrajectoryCollector"),
+    "trajectories.endpoint": ("EndpointAgent",),
     "trajectories.filter": ("TrajectoryFilter",),
     "trajectories.io": ("load_trajectories", "save_trajectories"),
     "types": ("AgentTrajectory", "EvalResult", "StepResult", "TrainingResult", "TrajectoryStep"),
@@ -70,7 +80,11 @@ __all__ = [
     "CollectorConfig",
     "ConfigError",
     "DataError",
+    "EndpointAgent",
     "EvalResult",
+    "FunctionEnvironment",
+    "GymnasiumEnvironment",
+    "ModelAgent",
     "ModelError",
     "SFTConversionConfig",
     "ScoringError",
@@ -85,6 +99,7 @@ __all__ = [
     "__version__",
     "collect_and_convert",
     "load_trajectories",
+    "preference_pairs",
     "save_trajectories",
 ]
 

@@ -22,6 +22,9 @@ from sage.libs.finetune.agent.answers import answer_text, join_answer, split_tho
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.types import FINISH, INVALID, RESPOND, AgentTrajectory, Message, ToolSpec, TrajectoryStep
 
+UNTRAINED = "not to be trained on (weight 0)"
+"""The error of a step whose turn had weight 0 for a reason that its row does not tell."""
+
 KEPT = "trajectory"
 """Where in `metadata` a conversation keeps what its messages cannot say."""
 
@@ -45,7 +48,7 @@ def to_chatml(
         "messages": to_messages(trajectory, include_observation=include_observation, system_prompt=system_prompt),
         "tools": list(trajectory.tools),
         "metadata": {
-            **trajectory.metadata,
+            **{name: value for name, value in trajectory.metadata.items() if name != KEPT},
             "task_id": trajectory.task_id,
             "success": trajectory.success,
             "total_reward": trajectory.total_reward,
@@ -104,7 +107,8 @@ def from_chatml(sample: Mapping[str, Any], where: str = "row") -> AgentTrajector
     """The conversation as a trajectory: the first user turn is the instruction, each assistant turn a step or more.
 
     Calls made in one turn become steps one after another, the thought with the first. Words without a call are the
-    final answer when they end the conversation, else a step `respond`. Where nothing tells whether the episode
+    final answer when they end the conversation, else a step `respond`. A turn of weight 0 becomes a step with an
+    error, so that it is not trained on later either. Where nothing tells whether the episode
     succeeded, it did not, and `metadata["judged"]` says so. A row without `metadata.task_id` gets one made from its
     system message, tools and task, so that rows of one task share it.
 
@@ -128,13 +132,14 @@ def from_chatml(sample: Mapping[str, Any], where: str = "row") -> AgentTrajector
         instruction = instruction.removesuffix(f"\n\n{opening}")
     task_id = metadata.pop("task_id", None) or task_key(instruction, system_prompt, tools)
     success, reward = metadata.pop("success", None), metadata.pop("total_reward", None)
-    if success is None:
+    if success not in (True, False):  # 1 and 0 are verdicts too; a word is none
+        success = None
         metadata.setdefault("judged", False)
     record = {
         "task_id": str(task_id),
         "instruction": instruction,
         "steps": [vars(step) for step in _steps(messages[first:], _names(tools))],
-        "success": success if isinstance(success, bool) else False,
+        "success": bool(success),
         "total_reward": reward if isinstance(reward, int | float) and not isinstance(reward, bool) else 0.0,
         "tools": tools,
         "system_prompt": system_prompt,
@@ -200,10 +205,11 @@ def _steps(messages: Sequence[Mapping[str, Any]], tools: set[str]) -> list[Traje
             waiting = {key: other for key, other in waiting.items() if other is not step}
             continue
         thought = "\n\n".join(filter(None, (message.get("reasoning_content"), message["content"])))
+        error = UNTRAINED if message.get("weight", 1) == 0 else None
         waiting = {}
         for call in message.get("tool_calls") or ():
             function = call["function"]
-            step = TrajectoryStep(thought, function["name"], copy.deepcopy(function["arguments"]))
+            step = TrajectoryStep(thought, function["name"], copy.deepcopy(function["arguments"]), error=error)
             waiting[str(call.get("id", len(waiting)))] = step
             steps.append(step)
             thought = ""
@@ -211,9 +217,9 @@ def _steps(messages: Sequence[Mapping[str, Any]], tools: set[str]) -> list[Traje
             continue
         if index == len(messages) - 1 and FINISH not in tools:
             thought, answer = split_thought(thought)
-            steps.append(TrajectoryStep(thought, FINISH, {"answer": answer}))
+            steps.append(TrajectoryStep(thought, FINISH, {"answer": answer}, error=error))
         else:
-            steps.append(TrajectoryStep("", RESPOND, {"content": thought}))
+            steps.append(TrajectoryStep("", RESPOND, {"content": thought}, error=error))
     return steps
 
 

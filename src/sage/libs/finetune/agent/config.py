@@ -168,6 +168,7 @@ class AgentSFTConfig(Config):
     eval_batch_size: int = option(32, "rows generated at once", low=1, aliases=("per_device_eval_batch_size",))
     max_new_tokens: int = option(128, "longest reply in evaluation, in tokens", low=1)
     seed: int = option(0, "fixes adapter initialisation, row order and dropout", low=0, high=2**32 - 1)
+    allow: str | None = option(None, "kinds of faults in rows to let through, separated by commas (data validate)")
 
     def conflicts(self) -> list[str]:
         """DoRA and LoRA+ need LoRA; a name with nothing in it names no model or data."""

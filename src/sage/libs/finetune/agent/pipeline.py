@@ -39,7 +39,8 @@ def collect_and_convert(
         max_steps: Steps after which an episode is cut off.
         format: `chatml` or `alpaca`.
         system_prompt: System message of every row; None keeps the task's own.
-        output_path: JSONL file that gets every trajectory as it ends, the dropped ones too.
+        output_path: JSONL file that gets every trajectory as it ends, the dropped ones too; episodes it holds already
+            are not run again.
 
     Returns:
         One row per kept trajectory. When none is kept the list is empty and a warning says for what reasons.

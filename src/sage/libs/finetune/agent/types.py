@@ -120,7 +120,8 @@ class AgentTrajectory:
         total_reward: Sum of rewards (the environment's, or the agent's own).
         tools: The tools it was shown, as JSON schemas.
         system_prompt: The system message it worked under, if any.
-        error: Why the episode broke off (`kind: message (step n)`), None when it ran to its end.
+        error: Why the episode broke off (`kind: message (side, step n)`; kind is the exception's class, `timeout` or
+            `cancelled`), None when it ran to its end.
         metadata: Anything else about it (split, family, agent, seed ...).
     """
 

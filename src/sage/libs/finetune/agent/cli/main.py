@@ -20,7 +20,18 @@ import typer
 
 from sage.libs.finetune.agent._version import __version__
 from sage.libs.finetune.agent.cli.command import Command, Report
-from sage.libs.finetune.agent.cli.commands import collect, convert, env, evaluate, filter, quickstart, train
+from sage.libs.finetune.agent.cli.commands import (
+    collect,
+    convert,
+    env,
+    evaluate,
+    filter,
+    preferences,
+    preview,
+    quickstart,
+    train,
+    validate,
+)
 from sage.libs.finetune.agent.cli.options import build_config, flags_given, parameters
 from sage.libs.finetune.agent.errors import AgentFinetuneError
 
@@ -33,6 +44,9 @@ COMMANDS = (
     collect.COMMAND,
     filter.COMMAND,
     convert.COMMAND,
+    preferences.COMMAND,
+    validate.COMMAND,
+    preview.COMMAND,
     train.COMMAND,
     evaluate.COMMAND,
     env.COMMAND,
@@ -108,7 +122,7 @@ _HELP = """Fine-tune language models on agent tasks: collect, filter, convert, t
 
 \b
 Try it:  sage-finetune quickstart
-Steps:   collect -> filter -> convert -> train -> evaluate"""
+Steps:   collect -> filter -> convert -> data validate -> train -> evaluate"""
 _EPILOG = "Exit codes: 0 ok, 1 runtime error, 2 usage or configuration, 3 a check failed, 130 interrupted."
 
 

@@ -3,7 +3,7 @@
 Every flag starts out as "not given", so that a value from the YAML file stands unless a flag was typed. Values pass
 through as text: the Config reads and checks them, wherever they came from, so there is one set of rules and messages.
 Field metadata that is read here, besides that of `option`: `positional` (an argument rather than a flag), `short` (a
-one-letter flag).
+one-letter flag), `flag` (the flag's name, where it is not the field's: Python has no field called `from`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def parameters(config: type[Config]) -> list[inspect.Parameter]:
     for spec in _fields(config):
         choices = _choices(hints[spec.name])
         found.append(_parameter(spec.name, choices, _declared(spec, choices)))
-        for alias in spec.metadata.get("aliases", ()):
+        for alias in [name for name in spec.metadata.get("aliases", ()) if name != spec.metadata.get("flag")]:
             found.append(_parameter(alias, choices, typer.Option(None, *_flags(alias, choices), hidden=True)))
     return found
 
@@ -79,7 +79,7 @@ def _declared(spec: Field[Any], choices: tuple[Any, ...]) -> Any:
         return typer.Argument(None, metavar=_shown(spec), help=_help(spec), show_default=False)
     short = [f"-{spec.metadata['short']}"] if "short" in spec.metadata else []
     metavar = None if bool in choices else _metavar(choices)
-    flags = [*short, *_flags(spec.name, choices)]
+    flags = [*short, *_flags(_flag_name(spec), choices)]
     return typer.Option(None, *flags, metavar=metavar, help=_help(spec), show_default=False)
 
 
@@ -103,7 +103,11 @@ def _flag(name: str) -> str:
 
 
 def _shown(spec: Field[Any]) -> str:
-    return spec.name.upper() if spec.metadata.get("positional") else _flag(spec.name)
+    return spec.name.upper() if spec.metadata.get("positional") else _flag(_flag_name(spec))
+
+
+def _flag_name(spec: Field[Any]) -> str:
+    return str(spec.metadata.get("flag", spec.name))
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
-"""From trajectories to training rows.
+"""From trajectories to training rows, and from samples to the rows that other tools read.
 
-converter   the configuration and the two calls, `convert` and `convert_single`
-chatml      messages with tool calls: what training uses
-alpaca      instruction and one ReAct text: for tools that know nothing else
+converter    trajectories to rows: the configuration and the two calls, `convert` and `convert_single`
+alpaca       instruction and one ReAct text: for tools that know nothing else
+export       samples in every form that can be written; sharegpt and atif have a module each
+preferences  what succeeded against what failed, as pairs
 """

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sage.libs.finetune.agent.chatml import final_answer, user_text
+from sage.libs.finetune.agent.chatml import final_answer, from_chatml, user_text
 from sage.libs.finetune.agent.errors import DataError
-from sage.libs.finetune.agent.types import FINISH, AgentTrajectory, TrajectoryStep
+from sage.libs.finetune.agent.types import FINISH, AgentTrajectory, Sample, TrajectoryStep
 
 
 def to_alpaca(
@@ -50,6 +50,31 @@ def to_alpaca(
         "input": "",
         "output": "\n".join(blocks),
     }
+
+
+def sample_to_alpaca(sample: Sample, where: str) -> dict[str, Any]:
+    """A conversation as an Alpaca row; turns of weight 0 are left out as refused calls are.
+
+    Raises:
+        DataError: as `to_alpaca` and `from_chatml`.
+    """
+    trajectory = from_chatml(sample, where)
+    untrained = [
+        message.get("weight") == 0
+        for message in sample["messages"]
+        if message["role"] == "assistant"
+        for _ in range(max(1, len(message.get("tool_calls") or ())))
+    ]
+    if any(untrained) and len(untrained) != len(trajectory.steps):
+        raise DataError(f"{where}: turns of weight 0 that are no steps of their own, so alpaca would train on them")
+    for step, is_untrained in zip(trajectory.steps, untrained, strict=False):
+        if is_untrained and step.error is None:
+            step.error = "weight 0"
+    try:
+        # Where every observation is empty they were left out on purpose (`export.without_observations`).
+        return to_alpaca(trajectory, include_observation=any(step.observation for step in trajectory.steps))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _block(step: TrajectoryStep, where: str, include_observation: bool) -> str:

@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 
 from sage.libs.finetune.agent.errors import ModelError
-from sage.libs.finetune.agent.tokenization.template import own_template, prepare_template
+from sage.libs.finetune.agent.tokenization.layout import own_template
+from sage.libs.finetune.agent.tokenization.template import prepare_template
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Exact greedy decoding of many prompts at once, with keys and values kept from call to call.
+"""Exact decoding of many prompts at once, with keys and values kept from call to call.
 
 Agent episodes in lockstep ask for one reply each, turn after turn, and every prompt is the last prompt plus the reply
 plus an observation. The cached engine therefore computes a token once:
@@ -39,6 +39,7 @@ from sage.libs.finetune.agent.models.kv_cache import (
     row_mask,
 )
 from sage.libs.finetune.agent.models.load import LoadedModel
+from sage.libs.finetune.agent.models.sampling import AsLogits, Choose, greedy
 from sage.libs.finetune.agent.tokenization.template import stop_ids
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class _Row:
     """One sequence: prompt and reply in `tokens`, of which the first `cached` are in the cache."""
 
     key: Hashable
+    number: int
     tokens: list[int]
     prompt_length: int
     cached: int = 0
@@ -80,7 +82,7 @@ class _Row:
 
 
 class Generator:
-    """Greedy decoding of token prompts.
+    """Decoding of token prompts, greedy or sampled.
 
     Args:
         model: A causal language model of transformers, or a PeftModel around one.
@@ -138,9 +140,10 @@ class Generator:
         *,
         max_new_tokens: int,
         keys: Sequence[Hashable] | None = None,
+        choose: Choose = greedy,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
-        """Continue each prompt with the most probable token until a stop token or `max_new_tokens`.
+        """Continue each prompt, token by token, until a stop token or `max_new_tokens`.
 
         Args:
             prompts: Token ids; none may be empty.
@@ -149,6 +152,7 @@ class Generator:
                 kept until the next call, where the row with the same name goes on from the first token that changed;
                 rows not named in that call are dropped, all of them if it has no `keys`. Call `forget` when the
                 weights or the active adapter changed. The plain engine ignores them.
+            choose: Picks the next tokens: the most probable ones, or a `Sampler` with one seed a prompt.
             on_progress: Called with the number of finished replies whenever it grew.
 
         Returns:
@@ -171,10 +175,10 @@ class Generator:
         report = on_progress or (lambda _: None)
         with torch.inference_mode(), _eval_mode(self._model):
             if self.engine == "plain":
-                replies = self._plain(prompts, max_new_tokens, report)
+                replies = self._plain(prompts, max_new_tokens, choose, report)
             else:
                 with grouped_attention_in(self._base):
-                    replies = self._cached(prompts, max_new_tokens, keys, report)
+                    replies = self._cached(prompts, max_new_tokens, keys, choose, report)
         self.stats.prompt_tokens += sum(map(len, prompts))
         self.stats.new_tokens += sum(map(len, replies))
         self.stats.seconds += time.perf_counter() - begin
@@ -190,7 +194,7 @@ class Generator:
                     row.cached = 0
 
     def _plain(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, report: Callable[[int], None]
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, choose: Choose, report: Callable[[int], None]
     ) -> list[list[int]]:
         # `generate` fills unset options from the model's own generation config, which may hold penalties or sampling.
         neutral = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -205,8 +209,9 @@ class Generator:
                 ids = [[self._pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts[lo:hi]]
                 mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts[lo:hi]]
                 out = self._model.generate(
-                    input_ids=self._tensor(ids), attention_mask=self._tensor(mask), generation_config=neutral
-                )
+                    input_ids=self._tensor(ids), attention_mask=self._tensor(mask), generation_config=neutral,
+                    logits_processor=[] if choose is greedy else [AsLogits(choose, lo)],
+                )  # fmt: skip
                 replies += [self._until_stop(reply) for reply in out[:, width:].tolist()]
                 report(hi)
         finally:
@@ -222,11 +227,12 @@ class Generator:
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
         keys: Sequence[Hashable] | None,
+        choose: Choose,
         report: Callable[[int], None],
     ) -> list[list[int]]:
         # Taken away for the length of the call: if it breaks off, nothing half-written is reused.
         held, self._rows = self._rows, []
-        named = [_Row(index if keys is None else keys[index], [*p], len(p)) for index, p in enumerate(prompts)]
+        named = [_Row(i if keys is None else keys[i], i, [*p], len(p)) for i, p in enumerate(prompts)]
         rows = [*named] if keys is None else self._place(named, held)
         # Unnamed rows are not read again, so each group may overwrite the one before.
         allocated = min(len(rows), self._max_batch) if keys is None else len(rows)
@@ -234,7 +240,7 @@ class Generator:
         for lo, hi in _groups(len(rows), self._max_batch):
             group, offset = rows[lo:hi], 0 if keys is None else lo
             hidden = self._prefill(group, offset)
-            self._decode(group, offset, hidden, max_new_tokens, lambda count, lo=lo: report(lo + count))  # type: ignore[misc]
+            self._decode(group, offset, hidden, max_new_tokens, choose, lambda count, lo=lo: report(lo + count))  # type: ignore[misc]
             rows[lo:hi] = group
         if keys is None:
             self.forget()
@@ -301,14 +307,15 @@ class Generator:
         return hidden
 
     def _decode(
-        self, rows: list[_Row], offset: int, hidden: Tensor, max_new_tokens: int, report: Callable[[int], None]
-    ) -> None:
+        self, rows: list[_Row], offset: int, hidden: Tensor, max_new_tokens: int, choose: Choose,
+        report: Callable[[int], None],
+    ) -> None:  # fmt: skip
         """Append to each row its reply; `rows` is reordered as the cache rows are."""
         head = self._base.get_output_embeddings()
         active, unfinished = len(rows), len(rows)
         while True:
             # argmax over bfloat16 is several times slower on CPU; the widening changes no value.
-            chosen = head(hidden).float().argmax(-1).tolist()
+            chosen = choose(head(hidden).float(), [row.number for row in rows[:active]])
             for row, token in zip(rows[:active], chosen, strict=True):
                 if not row.finished:
                     row.tokens.append(token)

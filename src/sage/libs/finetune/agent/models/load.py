@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.errors import ModelError
@@ -66,10 +66,8 @@ def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> 
     Raises:
         ModelError: when it cannot be found or loaded, or has no usable chat template.
     """
-    location = resolve_model(name)
-    location = _model_in(Path(location)) if Path(location).is_dir() else location
+    location, base = _places(name)
     adapter = Path(location) / "adapter_config.json"
-    base = resolve_model(_base_of(adapter)) if adapter.exists() else location
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -91,6 +89,29 @@ def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> 
     return LoadedModel(model.to(pick_device()).eval(), tokenizer, template, base)
 
 
+def load_tokenizer(name: str, *, tool_format: str = "auto") -> tuple[PreTrainedTokenizerBase, TemplateChoice]:
+    """The tokenizer with its chat template as `load_model` prepares them, without reading the weights.
+
+    Args:
+        name: As for `load_model`.
+        tool_format: See `prepare_template`.
+
+    Raises:
+        ModelError: when there is no tokenizer or configuration, or no usable chat template.
+    """
+    location, base = _places(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        with torch.device("meta"):  # shapes without memory: only the number of parameters is wanted
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the tokenizer of model {name} cannot be loaded: {_first_line(error)}") from error
+    template = prepare_template(tokenizer, tool_format, small_model=model.num_parameters() < SMALL_MODEL)
+    logger.info("chat template: %s (%s)", template.source, template.reason)
+    return tokenizer, template
+
+
 def pick_device() -> torch.device:
     """The first CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -106,6 +127,14 @@ def pick_dtype(dtype: str = "auto") -> torch.dtype:
         features = torch.cpu.get_capabilities()
         native = bool(features.get("avx512_bf16") or features.get("amx_bf16"))
     return torch.bfloat16 if native else torch.float32
+
+
+def _places(name: str) -> tuple[str, str]:
+    """Where the tokenizer (and adapter) and where the base weights of a model are: folders or hub ids."""
+    location = resolve_model(name)
+    location = _model_in(Path(location)) if Path(location).is_dir() else location
+    adapter = Path(location) / "adapter_config.json"
+    return location, resolve_model(_base_of(adapter)) if adapter.exists() else location
 
 
 def _model_in(folder: Path) -> str:

@@ -1,14 +1,20 @@
 """A model's reply -> its words and its tool calls; the inverse of the assistant turn of our chat template.
 
-Three notations are read, all of them JSON inside: Hermes/Qwen `<tool_call>{...}</tool_call>`, Llama 3's
-`<|python_tag|>{...}`, and bare objects `{"name": ..., "arguments": {...}}` (also `parameters`, also in a list) anywhere
-in the text. Where an object ends is asked of the JSON decoder and never guessed, so braces, quotes and tags inside
-strings do no harm. A reply that tries to call and fails says why in `error`; it is never taken for an answer.
+Four notations are read, all of them JSON inside: Hermes/Qwen `<tool_call>{...}</tool_call>`, Llama 3's
+`<|python_tag|>{...}`, Mistral's `[TOOL_CALLS][{...}]`, and bare objects `{"name": ..., "arguments": {...}}` (also
+`parameters`, also in a list) anywhere in the text. Where an object ends is asked of the JSON decoder and never guessed,
+so braces, quotes and tags inside strings do no harm. A reply that tries to call and fails says why in `error`; it is
+never taken for an answer.
+
+The inverse is exact for calls with any arguments, for thoughts without `</think>`, and for words that look like nothing
+else. Text has no escapes, so words that themselves look like a call, begin like a list of calls, hold a thought's tags
+or end in a stop token are read as what they look like.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
@@ -18,7 +24,7 @@ _STOP = re.compile(
     r"\s*\Z"
 )
 # A thought, a tag that announces a call, an object, or a list that begins with an object.
-_OPENING = re.compile(r"<think>|<tool_call>|<\|python_tag\|>|\{|\[(?=\s*\{)")
+_OPENING = re.compile(r"</?think>|<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|\{|\[(?=\s*\{)")
 _CALL_BEGINS = re.compile(r"(?:\[\s*)?\{\s*['\"](?:name|arguments|parameters)['\"]\s*:")
 
 
@@ -38,11 +44,13 @@ class ParsedReply:
         content: The words around the calls; the whole reply when `error` is set.
         calls: The calls, in order; empty when there are none or when `error` is set.
         error: Why a call that was attempted cannot be read, None otherwise.
+        reasoning: What a reasoning model thought before all else (`<think>...</think>`), "" if nothing.
     """
 
     content: str
     calls: list[ParsedCall] = field(default_factory=list)
     error: str | None = None
+    reasoning: str = ""
 
 
 class _BrokenCall(Exception):
@@ -52,29 +60,37 @@ class _BrokenCall(Exception):
 def parse_reply(text: str) -> ParsedReply:
     r"""Read a reply.
 
-    Stop tokens at the end are dropped. JSON that is plainly no call (`{"total": 5}`) is content. What stands inside
-    `<think>...</think>` is content too. Text after or between calls is appended to the content on a line of its own.
+    Stop tokens at the end are dropped. JSON that is plainly no call (`{"total": 5}`) is content. A thought at the
+    beginning is `reasoning`, also when only its end is there, since some templates write `<think>` into the prompt;
+    one further on is content, and what looks like a call in it is none. Text after or between calls is appended to the
+    content on a line of its own.
 
     Example:
-        >>> parse_reply('Look it up.\n{"name": "find", "arguments": {"q": "tea"}}<|im_end|>')
-        ParsedReply(content='Look it up.', calls=[ParsedCall(name='find', arguments={'q': 'tea'})], error=None)
+        >>> parse_reply('Look it up.\n{"name": "find", "arguments": {"q": "tea"}}<|im_end|>').calls
+        [ParsedCall(name='find', arguments={'q': 'tea'})]
+        >>> parse_reply("<think>\n2 + 2\n</think>\n\n4<|im_end|>")
+        ParsedReply(content='4', calls=[], error=None, reasoning='2 + 2')
         >>> parse_reply('{"name": "find", "arguments": [1]}').error
         "the arguments of 'find' are a list; expected an object"
     """
     while stop := _STOP.search(text):
         text = text[: stop.start()]
     try:
-        calls, gaps = _scan(text)
+        reasoning, calls, gaps = _scan(text)
     except _BrokenCall as broken:
         return ParsedReply(content=text, error=str(broken))
     if not calls:
-        return ParsedReply(content=text)
+        return ParsedReply(gaps[0], reasoning=reasoning)
     words = [gaps[0].removesuffix("\n"), *(gap.strip(" \t\r\n;,") for gap in gaps[1:])]
-    return ParsedReply(content="\n".join(filter(None, words)), calls=calls)
+    return ParsedReply("\n".join(filter(None, words)), calls, reasoning=reasoning)
 
 
-def _scan(text: str) -> tuple[list[ParsedCall], list[str]]:
-    """The calls, and the text before, between and after them. One pass, since a call's strings may hold any tag."""
+def _scan(text: str) -> tuple[str, list[ParsedCall], list[str]]:
+    """The thought, the calls, and the text before, between and after them.
+
+    One pass from left to right, since a call's strings may hold any tag.
+    """
+    reasoning: str | None = None
     calls: list[ParsedCall] = []
     gaps: list[str] = []
     behind, position = 0, 0
@@ -83,15 +99,22 @@ def _scan(text: str) -> tuple[list[ParsedCall], list[str]]:
         if mark == "<think>":
             thought_end = text.find("</think>", start)
             position = len(text) if thought_end < 0 else thought_end
-            continue
-        found = _bare(text, start) if mark in "{[" else _tagged(text, start, mark)
-        position = found.end
-        if found.calls:
-            calls += found.calls
-            gaps.append(text[behind:start])
-            behind = found.end
+        elif mark == "</think>":
+            position = opening.end()
+            before = text[:start].lstrip()
+            if reasoning is None and (before.startswith("<think>") or "<think>" not in before):
+                reasoning = before.removeprefix("<think>").removeprefix("\n").removesuffix("\n")
+                position += 2 if text.startswith("\n\n", position) else text.startswith("\n", position)
+                calls, gaps, behind = [], [], position
+        else:
+            found = _bare(text, start) if mark in "{[" else _tagged(text, start, mark)
+            position = found.end
+            if found.calls:
+                calls += found.calls
+                gaps.append(text[behind:start])
+                behind = found.end
     gaps.append(text[behind:])
-    return calls, gaps
+    return reasoning or "", calls, gaps
 
 
 class _Found(NamedTuple):
@@ -165,6 +188,11 @@ def _call(value: object) -> ParsedCall:
             raise _BrokenCall(f"the arguments of '{name}' go on after their JSON: {_quote(whole[end:])}")
     if not isinstance(arguments, dict):
         raise _BrokenCall(f"the arguments of '{name}' are {_kind(arguments)}; expected an object")
+    try:
+        json.dumps([name, arguments], ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # "\ud83d" alone: JSON can say it, no file or tokenizer can hold it
+        half = error.object[error.start]
+        raise _BrokenCall(f"the call of {name!a} holds half a character ({half!a}), no valid Unicode") from None
     return ParsedCall(name, arguments)
 
 
@@ -187,7 +215,14 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is too large for a number")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _quote(text: str) -> str:

@@ -1,9 +1,8 @@
 """Conversation -> tokens, with every token marked as the model's own words or not.
 
-Where a turn begins and ends is found by rendering the conversation up to it, with and without the reply ("prefix
-difference"), so it works with any chat template that only ever appends. The text is then tokenised piece by piece at
-those borders: a merge across "prompt | reply" would train on a prompt that generation never sees. Hence, for each
-assistant message `i` with the token span `(start, end)`:
+`layout` tells where each assistant turn stands in the text; the text is tokenised piece by piece at those borders: a
+merge across "prompt | reply" would train on a prompt that generation never sees. Hence, for each assistant message `i`
+with the token span `(start, end)`:
 `render_prompt(messages[:i], tools, tokenizer) == render(sample, tokenizer).input_ids[:start]`.
 
 The stop token of a turn is trained, the newline a template puts after it is not: the model must learn to stop, and it
@@ -14,14 +13,13 @@ tokenise chat prompts likewise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
 from sage.libs.finetune.agent.errors import DataError, ModelError
+from sage.libs.finetune.agent.tokenization.layout import layout
 from sage.libs.finetune.agent.types import Message, Sample, ToolSpec
 
 if TYPE_CHECKING:
@@ -98,90 +96,6 @@ def render_prompt(
     return [token for piece in _tokenize(text, spans, tokenizer) for token in piece]
 
 
-def layout(
-    messages: Sequence[Message],
-    tools: Sequence[ToolSpec] | None,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    add_generation_prompt: bool = False,
-) -> tuple[str, list[tuple[int, int]]]:
-    """The rendered text and the `(start, end)` of each assistant turn in characters, stop token included.
-
-    Raises:
-        DataError: The template refuses, loses or rewrites a message; the error names its index.
-    """
-    if not messages or messages[0]["role"] == "assistant":
-        raise DataError("message 0: a conversation begins with a system or user message; add one before the assistant")
-    text = _apply(messages, tools, tokenizer, add_generation_prompt)
-    spans: list[tuple[int, int]] = []
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = _apply(messages[:index], tools, tokenizer, True)
-        after = text
-        if index < len(messages) - 1 or add_generation_prompt:
-            after = _apply(messages[: index + 1], tools, tokenizer, False)
-        if not (text.startswith(after) and after.startswith(before)):
-            raise DataError(
-                f"template is not prefix-preserving at message {index} (it rewrites the turns before a new one); "
-                "use prepare_template, or its tool_format 'compact' or 'json' for a template that only appends"
-            )
-        turn = after[len(before) :].rstrip()
-        _require_shown(index, message, turn)
-        spans.append((len(before), len(before) + len(turn)))
-    return text, spans
-
-
-def _apply(
-    messages: Sequence[Message],
-    tools: Sequence[ToolSpec] | None,
-    tokenizer: PreTrainedTokenizerBase,
-    add_generation_prompt: bool,
-) -> str:
-    # Many templates add the content to a string, and null beside a call is common, so all get "".
-    conversation: Any = [{**message, "content": message.get("content") or ""} for message in messages]
-
-    def text_of(count: int) -> str:
-        text: Any = tokenizer.apply_chat_template(
-            conversation[:count],
-            tools=list(tools) if tools else None,
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-        )
-        return str(text)
-
-    try:
-        return text_of(len(messages))
-    except TemplateError as error:
-        index = _refused(text_of, len(messages))
-        raise DataError(
-            f"message {index}: the chat template refuses it ({error}); change the message or set tool_format 'json'"
-        ) from error
-
-
-def _refused(text_of: Callable[[int], str], count: int) -> int:
-    """Index of the message with which a template that refuses the first `count` messages begins to do so."""
-    for shorter in range(count - 1, 0, -1):
-        try:
-            text_of(shorter)
-        except TemplateError:
-            continue
-        return shorter
-    return 0
-
-
-def _require_shown(index: int, message: Message, turn: str) -> None:
-    """A template that drops an assistant's words or calls would train on their absence."""
-    if (message.get("content") or "").strip() not in turn:
-        raise DataError(f"message {index}: the chat template drops or rewrites its content; use tool_format 'json'")
-    for call in message.get("tool_calls") or []:
-        if call["function"]["name"] not in turn:
-            raise DataError(
-                f"message {index}: the chat template drops the call of '{call['function']['name']}'; "
-                "use tool_format 'json'"
-            )
-
-
 def _tokenize(text: str, spans: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of the pieces between the borders of `spans`; those with an odd index are the spans.
 
@@ -227,3 +141,17 @@ def is_stop(token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
         return True
     added = tokenizer.added_tokens_decoder.get(token)
     return added is not None and bool(added.special)
+
+
+def special_tokens_in(text: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The special tokens that are written out in a text and would become control tokens, in order, each once.
+
+    Tokenising a whole conversation cannot tell the template's `<|im_end|>` from one that a user typed, which then ends
+    the turn. Added tokens that are not special (`<tool_call>`, `<think>` in Qwen3) are words of the model's own.
+    """
+    special = {added.content for added in tokenizer.added_tokens_decoder.values() if added.special}
+    found = [token for token in special.union(tokenizer.all_special_tokens) if token in text]
+    if not found:
+        return []
+    ids = set(tokenizer.encode(text, add_special_tokens=False))
+    return sorted((token for token in found if tokenizer.convert_tokens_to_ids(token) in ids), key=text.index)

@@ -18,22 +18,25 @@ The chosen format is written into the saved template, so a server renders what t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage.libs.finetune.agent.errors import ConfigError, DataError, ModelError
-from sage.libs.finetune.agent.tokenization.render import is_stop, layout
+from sage.libs.finetune.agent.tokenization.layout import (
+    TOOL_FORMATS,
+    ToolFormat,
+    baked_format,
+    layout,
+    own_template,
+)
+from sage.libs.finetune.agent.tokenization.render import is_stop
 from sage.libs.finetune.agent.types import Message, ToolSpec
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-ToolFormat = Literal["compact", "json"]
-TOOL_FORMATS: tuple[ToolFormat, ...] = ("compact", "json")
-
-_TEMPLATE = Path(__file__).parent / "templates" / "chatml_tools.jinja"
 _MARK = "{#- chatml_tools"
 _START, _STOP = "<|im_start|>", "<|im_end|>"
+_THOUGHT = "probe thought"
 
 
 @dataclass(frozen=True)
@@ -84,39 +87,37 @@ def prepare_template(
     if fault is None:
         return TemplateChoice("model", "model", "the model's own chat template shows tools, calls and observations")
     if _has_chatml_tokens(tokenizer):
-        return _set_ours(tokenizer, "compact" if small_model else "json", f"the model's own {fault}")
-    if template_fault(tokenizer, thought="") is None:
-        return TemplateChoice(
-            "model", "model", f"the model's own chat template is kept though it {fault}: rows with both are refused"
-        )
+        return _set_ours(tokenizer, "compact" if small_model else "json", f"the model's own chat template {fault}")
+    for thought, questions in (("", 2), (_THOUGHT, 1), ("", 1)):
+        if template_fault(tokenizer, thought=thought, questions=questions) is None:
+            lacks = [] if thought else ["words beside a call"]
+            lacks += ["a second question"] if questions == 1 else []
+            reason = f"the model's own chat template is kept though it {fault}: rows with {' or '.join(lacks)}"
+            return TemplateChoice("model", "model", f"{reason} are refused")
     raise ModelError(
         f"the chat template of {_name(tokenizer)} {fault}, and ours needs {_START} and {_STOP} as tokens, which it "
         "lacks; use a ChatML model, or set a chat template that shows tools on the tokenizer"
     )
 
 
-def own_template() -> str:
-    """The text of our template, before a tool format is baked in."""
-    return _TEMPLATE.read_text(encoding="utf-8")
-
-
-def template_fault(tokenizer: PreTrainedTokenizerBase, thought: str = "probe thought") -> str | None:
-    """What keeps a tokenizer's chat template from training tool calls, as the rest of a sentence; None if nothing.
+def template_fault(tokenizer: PreTrainedTokenizerBase, thought: str = _THOUGHT, questions: int = 2) -> str | None:
+    """What keeps a chat template from training tool calls, as the rest of a sentence about it; None if nothing.
 
     Args:
         tokenizer: Its template is probed with a call, an observation, an answer and a second question.
-        thought: Text beside the call; with "" a template that cannot show both passes.
+        thought: Text beside the call; with "" a template that cannot show both passes (Llama 3).
+        questions: With 1 a template that moves its tools to the newest question passes (Mistral).
     """
     if not tokenizer.chat_template:
-        return "chat template is missing"
+        return "is missing"
     messages, tools = _probe(thought)
     try:
-        text, spans = layout(messages, tools, tokenizer)
-    except (DataError, TypeError) as error:  # TypeError: the template adds a call's arguments to a string
+        text, spans = layout(messages if questions > 1 else messages[:5], tools, tokenizer)
+    except DataError as error:
         fault, _, _ = str(error).partition("; ")  # without the remedy
-        return f"chat template fails on a conversation with tools ({fault})"
+        return f"fails on a conversation with tools ({fault})"
     if not is_stop(_last_token(text, spans[0], tokenizer), tokenizer):
-        return "chat template ends a turn without a stop token"
+        return "ends a turn without a stop token"
     prompt, call = text[: spans[0][0]], text[slice(*spans[0])]
     shown = {
         "tool schemas": all(word in prompt for word in ("probe_tool", "probe_argument")),
@@ -124,7 +125,7 @@ def template_fault(tokenizer: PreTrainedTokenizerBase, thought: str = "probe tho
         "observations": "probe observation" in text[spans[0][1] : spans[1][0]],
     }
     missing = [what for what, is_shown in shown.items() if not is_shown]
-    return f"chat template drops {' and '.join(missing)}" if missing else None
+    return f"drops {' and '.join(missing)}" if missing else None
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None = None) -> list[int]:
@@ -150,8 +151,7 @@ def _last_token(text: str, span: tuple[int, int], tokenizer: PreTrainedTokenizer
 
 
 def _set_ours(tokenizer: PreTrainedTokenizerBase, tool_format: ToolFormat, why: str) -> TemplateChoice:
-    template = own_template()
-    tokenizer.chat_template = template.replace(_default("compact"), _default(tool_format))
+    tokenizer.chat_template = own_template(tool_format)
     reason = f"our ChatML template ({tool_format}) is set because {why}"
     if tokenizer.eos_token != _STOP:
         reason += f"; eos becomes {_STOP} (was {tokenizer.eos_token})"
@@ -164,12 +164,7 @@ def _baked_format(tokenizer: PreTrainedTokenizerBase) -> ToolFormat | None:
     template = tokenizer.chat_template
     if not isinstance(template, str) or not template.startswith(_MARK):
         return None
-    return next((name for name in TOOL_FORMATS if _default(name) in template), None)
-
-
-def _default(tool_format: ToolFormat) -> str:
-    """The one line of the template that a format is written into."""
-    return f'set tool_format = tool_format | default("{tool_format}")'
+    return baked_format(template)
 
 
 def _has_chatml_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:

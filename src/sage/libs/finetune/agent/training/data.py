@@ -1,6 +1,6 @@
 """From a data reference to token rows: where the stages are chained for training.
 
-reference -> samples -> rendered rows that fit, and an account of what was dropped and what is trained.
+reference -> samples -> checked and rendered rows that fit, and an account of what was wrong, dropped and trained.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sage.libs.finetune.agent.errors import DataError
-from sage.libs.finetune.agent.sources.resolve import located_samples
+from sage.libs.finetune.agent.preflight.faults import KINDS, in_order
+from sage.libs.finetune.agent.progress import Progress, silent
 from sage.libs.finetune.agent.tokenization.render import IGNORED
-from sage.libs.finetune.agent.tokenization.truncate import truncate
 from sage.libs.finetune.agent.types import Sample
+from sage.libs.finetune.agent.validation import ValidationReport, check_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,7 +34,7 @@ class TokenRows:
     Attributes:
         rows: Each `input_ids`, `labels` and perhaps `weights`; every one has at least one trained token.
         samples: The samples they came from, in the same order.
-        manifest: Reference, number of rows, hash of the samples, tokens in all and trained, what was dropped.
+        manifest: Reference, number of rows, hash of the samples, tokens in all and trained, what was found and dropped.
     """
 
     rows: list[Row]
@@ -41,47 +42,40 @@ class TokenRows:
     manifest: dict[str, Any]
 
 
-def token_rows(reference: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenRows:
+def token_rows(
+    reference: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    allow: Collection[str] = (),
+    progress: Progress = silent,
+) -> TokenRows:
     """Load, check, render and truncate a data set.
 
-    Rows without a trained token are left out and counted; a row that cannot fit is an error that names it.
+    Args:
+        reference: File or `name:split`.
+        tokenizer: With the chat template it is trained with.
+        max_length: Longest row in tokens; a longer one loses whole exchanges.
+        allow: Kinds of faults (`preflight.faults.KINDS`) that do not stop training. A row with one is trained on, or
+            left out where there is nothing to train on: it cannot be read or rendered, or no token is trained.
+        progress: As for `validation.check_rows`.
 
     Raises:
-        DataError: naming file and line, or when nothing is left to train on.
+        DataError: in one line, when a row has a fault that is not allowed, or nothing is left to train on.
     """
-    samples = located_samples(reference)
+    report = ValidationReport(reference, frozenset(allow))
     rows: list[Row] = []
     kept: list[Sample] = []
-    untrained = shortened = dropped_messages = 0
-    for where, sample in samples:
-        try:
-            fitted = truncate(sample, tokenizer, max_length)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-        if all(label == IGNORED for label in fitted.rendered.labels):
-            untrained += 1
-            continue
-        shortened += fitted.dropped_messages > 0
-        dropped_messages += fitted.dropped_messages
-        rows.append(dict(fitted.rendered.row()))
-        kept.append(sample)
+    for row in check_rows(reference, "auto", tokenizer, max_length, progress):
+        if report.add(row) and row.sample is not None and row.tokens is not None and row.tokens.fitted is not None:
+            rows.append(dict(row.tokens.fitted.rendered.row()))
+            kept.append(row.sample)
+    if report.failed:
+        raise DataError(_refusal(report))
     if not rows:
-        raise DataError(f"{reference}: none of the {len(samples)} rows has a trained token; every turn has weight 0")
-    manifest = {
-        "reference": reference,
-        "rows": len(rows),
-        "rows_without_trained_tokens": untrained,
-        "rows_shortened": shortened,
-        "messages_dropped": dropped_messages,
-        "tokens": sum(len(row["input_ids"]) for row in rows),
-        "tokens_trained": sum(trained_tokens(row) for row in rows),
-        "longest_row": max(len(row["input_ids"]) for row in rows),
-        "sha256": samples_hash(kept),
-    }
-    for count, what in ((untrained, "have no trained token and are left out"), (shortened, "were shortened to fit")):
-        if count:
-            logger.warning("%s: %d of %d rows %s", reference, count, len(samples), what)
-    return TokenRows(rows, kept, manifest)
+        found = ", ".join(f"{name} ({tally.rows})" for name, tally in in_order(report.found).items())
+        raise DataError(f"{reference}: none of the {report.rows} rows has a trained token: {found or 'it is empty'}")
+    _warn(report)
+    return TokenRows(rows, kept, _manifest(report, kept))
 
 
 def trained_tokens(row: Row) -> int:
@@ -95,3 +89,54 @@ def samples_hash(samples: Sequence[Sample]) -> str:
     for sample in samples:
         digest.update(json.dumps(sample, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _refusal(report: ValidationReport) -> str:
+    """The first kind of fault with its first row, the other kinds by name, and the two ways on."""
+    (kind, tally), *others = report.fatal.items()
+    more = "".join(f", {name} ({other.rows})" for name, other in others)
+    return (
+        f"{report.failed} of {report.rows} rows are not fit to train on: {kind} ({tally.rows}){more}; first "
+        f"{tally.first[0]}: {tally.message}; run `sage-finetune data validate {report.reference} --model MODEL` for "
+        f"the rest, or let them through with --allow {','.join(report.fatal)}"
+    )
+
+
+def _warn(report: ValidationReport) -> None:
+    for kind in sorted(report.allowed & report.found.keys(), key=list(KINDS).index):
+        tally = report.found[kind]
+        logger.warning(
+            "%s: %d of %d rows have the allowed fault %s (%s), first %s: %s",
+            report.reference, tally.rows, report.rows, kind, KINDS[kind].meaning, tally.first[0], tally.message,
+        )  # fmt: skip
+    if report.left_out:
+        logger.warning("%s: %d of %d rows are left out: nothing of them can be trained on",
+                       report.reference, report.left_out, report.rows)  # fmt: skip
+    tokens = report.tokens or {}
+    if tokens.get("shortened"):
+        logger.warning("%s: %d of %d rows were shortened to fit and lose %d exchanges (%d tokens, %d to be trained)",
+                       report.reference, tokens["shortened"], report.rows, tokens["dropped_exchanges"],
+                       tokens["dropped_tokens"], tokens["trained_tokens_lost"])  # fmt: skip
+
+
+def _manifest(report: ValidationReport, kept: Sequence[Sample]) -> dict[str, Any]:
+    tokens = report.tokens or {}
+    found = {name: tally.rows for name, tally in in_order(report.found).items()}
+    return {
+        "reference": report.reference,
+        "source": report.source,
+        "rows": report.kept,
+        "rows_read": report.rows,
+        "rows_left_out": report.left_out,
+        "rows_shortened": tokens["shortened"],
+        "messages_dropped": tokens["dropped_messages"],
+        "exchanges_dropped": tokens["dropped_exchanges"],
+        "tokens_dropped": tokens["dropped_tokens"],
+        "trained_tokens_lost": tokens["trained_tokens_lost"],
+        "tokens": tokens["total"],
+        "tokens_trained": tokens["trained"],
+        "longest_row": tokens["longest"],
+        "allowed": sorted(report.allowed),
+        "found": found,
+        "sha256": samples_hash(kept),
+    }

@@ -31,6 +31,7 @@ from sage.libs.finetune.agent.models.adapters import (
 )
 from sage.libs.finetune.agent.models.load import LoadedModel, load_model, pick_device
 from sage.libs.finetune.agent.models.losses import mean_loss
+from sage.libs.finetune.agent.preflight.faults import allowed_kinds
 from sage.libs.finetune.agent.progress import Progress
 from sage.libs.finetune.agent.reporting.progress import TerminalProgress
 from sage.libs.finetune.agent.training.ask import ask_turns
@@ -63,7 +64,7 @@ class AgentSFTTrainer:
         run_folder: Where the last `train` wrote, None before.
 
     Raises:
-        ConfigError: when a setting asks for what this version does not do.
+        ConfigError: when a setting asks for what this version does not do, or `allow` names no kind of fault.
 
     Example:
         >>> config = AgentSFTConfig(base_model="smollm2-135m-instruct", train_data="agent_sft:train")
@@ -80,6 +81,7 @@ class AgentSFTTrainer:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError("training in several processes is not available in this version; start one process")
         _warn_of_settings_without_effect(config)
+        self._allowed = allowed_kinds(config.allow)
         self.config = config
         self.run_folder: Path | None = None
         self._progress = progress
@@ -112,7 +114,7 @@ class AgentSFTTrainer:
 
         Raises:
             ConfigError: when the folder holds a run and `resume` is False, or cannot be resumed.
-            DataError: for unusable rows, naming file, line and field.
+            DataError: for rows with a fault that `allow` does not name, with file and line of the first.
             ModelError: for an unusable model.
             TrainingError: when the loss is no longer a number, or the run folder cannot be written (a full disk).
         """
@@ -122,8 +124,8 @@ class AgentSFTTrainer:
         loaded = self.loaded
         if hasattr(loaded.model, "peft_config"):
             require_same_adapter(loaded.model, config)
-        train_rows = token_rows(config.train_data, loaded.tokenizer, config.max_seq_length)
-        eval_rows = token_rows(config.eval_data, loaded.tokenizer, config.max_seq_length) if config.eval_data else None
+        train_rows = self._rows(config.train_data)
+        eval_rows = self._rows(config.eval_data) if config.eval_data else None
         checkpoint = last_checkpoint(folder) if resume else None
         if resume:
             _require_same_data(folder, train_rows)
@@ -198,6 +200,10 @@ class AgentSFTTrainer:
             ModelError: when there is no loadable model.
         """
         self._loaded = load_model(str(path), dtype=self.config.dtype, tool_format=self.config.tool_format)
+
+    def _rows(self, reference: str) -> TokenRows:
+        with self._telling() as progress:
+            return token_rows(reference, self.loaded.tokenizer, self.config.max_seq_length, self._allowed, progress)
 
     def _fit(
         self, config: AgentSFTConfig, data: TokenRows, checkpoint: Path | None

@@ -1,38 +1,51 @@
-"""A language model as an agent: the conversation so far goes in, the next step comes out.
+"""A local language model as an agent: the conversation so far goes in, the next step comes out.
 
 The conversation is built by `to_messages`, the function that also makes training rows, and rendered by the tokenizer
-path that training uses: what the model sees here is, token for token, what it was trained on.
+path that training uses: without a strategy the model sees, token for token, what it was trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sage.libs.finetune.agent.answers import split_thought
-from sage.libs.finetune.agent.chatml import to_messages, user_text
+from sage.libs.finetune.agent.errors import ConfigError
 from sage.libs.finetune.agent.models.generate import Generator
 from sage.libs.finetune.agent.models.load import LoadedModel, load_model
-from sage.libs.finetune.agent.tokenization.parse import parse_reply
+from sage.libs.finetune.agent.models.sampling import Sampler, greedy
 from sage.libs.finetune.agent.tokenization.render import render_prompt
 from sage.libs.finetune.agent.tokenization.template import stop_ids
-from sage.libs.finetune.agent.types import FINISH, INVALID, AgentTrajectory, Message, TrajectoryStep
+from sage.libs.finetune.agent.trajectories.dialogue import Calls, Dialogue, Examples, sample_of
+from sage.libs.finetune.agent.trajectories.replies import read_cut_reply, read_reply
+from sage.libs.finetune.agent.trajectories.strategies import Strategy
+from sage.libs.finetune.agent.types import TrajectoryStep
 
-Examples = Callable[[Mapping[str, Any]], Sequence[AgentTrajectory]]
+__all__ = ["Examples", "ModelAgent", "read_cut_reply", "read_reply"]
 
 
 class ModelAgent:
-    """Greedy replies of a local model, many episodes at a time.
+    """Replies of a local model, many episodes at a time; greedy unless given a temperature.
 
     A reply with a tool call is that step (of several calls in one reply the first is made: the next ones were written
     without seeing its result); a reply without one is the final answer; a call that cannot be read is a step `invalid`
-    with the reason, as is a reply cut off at `max_new_tokens`, and the episode goes on.
+    with the reason, as are an empty reply and one cut off at `max_new_tokens`, and the episode goes on.
 
     Args:
         loaded: Model and tokenizer.
         max_new_tokens: Longest reply.
         examples: Gives the solved episodes to put before a task (few-shot), None for none.
         batch_size: Episodes generated together.
+        strategy: "react", "cot", "reflexion" or a `Strategy`; None asks for the task as it is.
+        calls: "native" writes tools and calls as the chat template does, "text" into the words (see `dialogue`).
+        temperature: 0 for the likeliest reply, above it replies are drawn.
+        seed: What is drawn depends on it, the task's id, its sample (`task["metadata"]["sample"]`) and the step, and
+            not on what else is in the batch.
+
+    Attributes:
+        method: The strategy's name, for `metadata["method"]`; None without one.
+
+    Raises:
+        ConfigError: an unknown strategy, or a temperature below 0.
     """
 
     def __init__(
@@ -42,10 +55,18 @@ class ModelAgent:
         max_new_tokens: int = 96,
         examples: Examples | None = None,
         batch_size: int = 64,
+        strategy: str | Strategy | None = None,
+        calls: Calls = "native",
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> None:
+        if not temperature >= 0:
+            raise ConfigError(f"ModelAgent: temperature={temperature!r}: expected a number of at least 0")
+        self._dialogue = Dialogue(strategy, calls, examples)
+        self.method = self._dialogue.strategy.name if self._dialogue.strategy else None
         self._tokenizer = loaded.tokenizer
-        self._examples = examples
         self._max_new_tokens = max_new_tokens
+        self._temperature, self._seed = temperature, seed
         self.generator = Generator.of(loaded, batch_size)
         self._stop_ids = frozenset(stop_ids(loaded.tokenizer, loaded.model.generation_config))
 
@@ -58,64 +79,17 @@ class ModelAgent:
         self, tasks: Sequence[Mapping[str, Any]], histories: Sequence[Sequence[TrajectoryStep]]
     ) -> list[dict[str, Any]]:
         """One decision per task, given what happened in it so far."""
-        prompts = [self._prompt(task, list(history)) for task, history in zip(tasks, histories, strict=True)]
-        keys = [task["task_id"] for task in tasks]
-        replies = self.generator.generate(prompts, max_new_tokens=self._max_new_tokens, keys=keys)
-        return [self._decision(reply) for reply in replies]
+        prompts, seeds, keys = [], [], []
+        for task, history in zip(tasks, histories, strict=True):
+            prompt = self._dialogue.prompt(task, history)
+            prompts.append(render_prompt(prompt.messages, prompt.tools, self._tokenizer))
+            keys.append((task["task_id"], sample_of(task)))
+            seeds.append(f"{self._seed} {keys[-1]} {len(history)}")
+        choose = Sampler(self._temperature, seeds) if self._temperature else greedy
+        replies = self.generator.generate(prompts, max_new_tokens=self._max_new_tokens, keys=keys, choose=choose)
+        return [self._decision(reply, task) for reply, task in zip(replies, tasks, strict=True)]
 
-    def _decision(self, reply: list[int]) -> dict[str, Any]:
-        text = str(self._tokenizer.decode(reply))
+    def _decision(self, reply: list[int], task: Mapping[str, Any]) -> dict[str, Any]:
         finished = bool(reply) and reply[-1] in self._stop_ids
-        return read_reply(text) if finished else read_cut_reply(text)
-
-    def _prompt(self, task: Mapping[str, Any], history: list[TrajectoryStep]) -> list[int]:
-        tools = list(task.get("tools") or [])
-        shown: list[Message] = []
-        for example in self._examples(task) if self._examples else ():
-            shown += to_messages(example, system_prompt="")
-        return render_prompt([*_opening(task), *shown, *_turns(task, history)], tools, self._tokenizer)
-
-
-def read_reply(text: str) -> dict[str, Any]:
-    r"""A model's reply as a decision.
-
-    Example:
-        >>> read_reply('Look it up.\n{"name": "find", "arguments": {"q": "desk"}}')["action_input"]
-        {'q': 'desk'}
-        >>> read_reply("42")["action"]
-        'finish'
-    """
-    parsed = parse_reply(text)
-    if parsed.error is not None:
-        return {"action": INVALID, "reply": parsed.content, "error": f"unreadable call: {parsed.error}"}
-    if parsed.calls:
-        call = parsed.calls[0]
-        return {"thought": parsed.content, "action": call.name, "action_input": call.arguments, "reply": text}
-    thought, answer = split_thought(parsed.content)
-    return {"thought": thought, "action": FINISH, "action_input": {"answer": answer}, "reply": text}
-
-
-def read_cut_reply(text: str) -> dict[str, Any]:
-    """A reply that reached the token limit before its end: nobody knows what it would have been.
-
-    Example:
-        >>> read_cut_reply("The total is 84, and")["error"]
-        'unreadable reply: cut off at the token limit'
-    """
-    return {"action": INVALID, "reply": text, "error": "unreadable reply: cut off at the token limit"}
-
-
-def _opening(task: Mapping[str, Any]) -> list[Message]:
-    system = task.get("system_prompt")
-    return [{"role": "system", "content": system}] if system else []
-
-
-def _turns(task: Mapping[str, Any], history: list[TrajectoryStep]) -> list[Message]:
-    """The task and the steps so far, without the system message."""
-    opening = {"opening": task["opening"]} if "opening" in task else {}
-    episode = AgentTrajectory(
-        task["task_id"], task["instruction"], history, tools=list(task.get("tools") or []), metadata=opening
-    )
-    if not history:
-        return [{"role": "user", "content": user_text(episode)}]
-    return to_messages(episode)
+        text = str(self._tokenizer.decode(reply[:-1] if finished else reply))
+        return self._dialogue.read(text, task, cut=not finished)

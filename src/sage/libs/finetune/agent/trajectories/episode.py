@@ -5,23 +5,33 @@ calls in a row, when the agent gives up, or when the agent or the environment fa
 verdict; without one, the agent's own (only when there is no environment), else the task's expected answer compared
 with the final one. A success by the answer alone is worth a reward of 1 when nothing was rewarded. An episode that
 came to its end and that nobody could judge is not a success and says so (`metadata["judged"]` is False).
+
+What broke an episode off is `kind: message (side, step n)`, the kind being the exception's class, `timeout` or
+`cancelled`. An episode runs in one thread from beginning to end; another one may only give it up.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import copy
+import inspect
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import Future
 from typing import Any
 
 from sage.libs.finetune.agent.answers import same_answer
 from sage.libs.finetune.agent.errors import TrajectoryError
 from sage.libs.finetune.agent.jsonl import encode
+from sage.libs.finetune.agent.trajectories.execution import event_loop
 from sage.libs.finetune.agent.trajectories.protocols import (
+    Cast,
     Decide,
     DecideBatch,
     Decision,
+    decider,
     read_decision,
     read_result,
 )
@@ -47,28 +57,49 @@ class Episode:
         self.error: str | None = None
         self._max_steps = max_steps
         self._max_errors = max_errors
+        self._decide: Decide | None = None
         self._environment: Environment | None = None
+        self._close: Callable[[], object] | None = None
         self._verdict: bool | None = None
+        self._place = "not begun"
+        self._given_up = False
+        self._pending: Future[Any] | None = None  # what the event loop is doing for this episode
 
-    def begin(self, make_environment: Callable[[], object] | None, reset_agent: Callable[[Any], object] | None) -> None:
+    def play(self, cast: Cast) -> None:
+        """From the beginning to the end, or to where it is given up."""
+        try:
+            self.begin(cast)
+            while self.ended is None and not self._given_up:
+                self.advance()
+        finally:
+            self.leave()
+
+    def begin(self, cast: Cast) -> None:
         """Make and reset the environment, then the agent."""
-        side = "environment"
         try:
-            if make_environment is not None:
-                self._open(make_environment())
-            if reset_agent is not None:
-                side = "agent"
-                reset_agent(self.task)
+            self._place = "environment, reset"
+            if cast.make_environment is not None:
+                self._open(self._settled(cast.make_environment()), cast.own_environments)
+            self._place = "agent, reset"
+            agent = cast.make_agent()
+            self._decide = decider(agent)
+            reset = getattr(agent, "reset", None)
+            if callable(reset):
+                self._settled(reset(self.task))
         except Exception as error:
-            self._break_off(error, f"{side}, reset")
+            self.break_off(error)
 
-    def advance(self, decide: Decide) -> None:
-        """Ask for one decision and carry it out."""
-        side = "agent"
+    def advance(self, decide: Decide | None = None) -> None:
+        """Ask for one decision and carry it out; `decide` answers in the agent's place."""
+        decide = decide or self._decide
+        assert decide is not None, "begin comes first"
+        self._place = f"agent, step {len(self.steps) + 1}"
         try:
-            decision = read_decision(decide(self.task, list(self.steps)))
+            decision = read_decision(self._settled(decide(self.task, list(self.steps))))
+            if self._given_up:
+                return
             if decision is None:
-                self.ended = "gave_up"
+                self._end("gave_up")
                 return
             # Through JSON and back: a copy nobody else holds, and proof that the step can be written down.
             action_input = json.loads(encode(decision.action_input))
@@ -76,17 +107,50 @@ class Episode:
             if self._environment is None or decision.error is not None:
                 result = _own_result(decision, alone=self._environment is None)
             else:
-                side = "environment"
-                result = read_result(self._environment.step(decision.action, decision.action_input))
+                self._place = f"environment, step {len(self.steps) + 1}"
+                answer = self._environment.step(decision.action, decision.action_input)
+                result = read_result(self._settled(answer))
                 encode([result.observation, result.error])
         except Exception as error:
             # The agent and the environment are the caller's code and may fail in any way. What they broke is this
             # episode alone: it is written down with its error, never counted as a result, and the others go on.
-            self._break_off(error, f"{side}, step {len(self.steps) + 1}")
+            self.break_off(error)
             return
         self._record(decision, action_input, result)
 
-    def trajectory(self, keep_observations: bool = True) -> AgentTrajectory:
+    def break_off(self, error: BaseException) -> None:
+        """End it here because of `error`."""
+        if isinstance(error, concurrent.futures.CancelledError | asyncio.CancelledError):
+            self.error = _error_text("cancelled", "what it was waiting for was cancelled", self._place)
+        else:
+            self.error = _error_text(type(error).__name__, str(error), self._place)
+        self._end("error")
+        logger.debug("%s: %s", self.task["task_id"], self.error, exc_info=error)
+
+    def give_up(self) -> None:
+        """From another thread: whatever it is doing comes to nothing."""
+        self._given_up = True
+        if self._pending is not None:
+            self._pending.cancel()
+
+    def leave(self) -> None:
+        """Close the environment if it was made for this episode; in the thread that made it."""
+        close, self._close, self._environment, self._decide = self._close, None, None, None
+        if callable(close):
+            try:
+                event_loop.settled(close())
+            except Exception as error:  # what the episode came to stands
+                logger.warning("task '%s': the environment could not be closed (%r)", self.task["task_id"], error)
+
+    def cut_off(self, kind: str, message: str, place: str | None = None) -> AgentTrajectory:
+        """Give it up and return what there is of it so far, with the error."""
+        left = copy.copy(self)
+        left.steps, left.ended = list(self.steps), "error"
+        left.error = _error_text(kind, message, place or self._place)
+        self.give_up()
+        return left.trajectory()
+
+    def trajectory(self) -> AgentTrajectory:
         """The episode as a record, with the verdict."""
         task = self.task
         metadata = {**task.get("metadata", {}), "ended": self.ended}
@@ -97,24 +161,24 @@ class Episode:
             self.steps[-1].reward = 1.0  # nobody else gave a reward, and the answer was right
         if success is None:
             metadata["judged"] = False
-        steps = self.steps if keep_observations else [replace(step, observation="") for step in self.steps]
         return AgentTrajectory(
             task_id=task["task_id"],
             instruction=task["instruction"],
-            steps=steps,
+            steps=self.steps,
             success=bool(success),
-            total_reward=sum((step.reward for step in steps), 0.0),
+            total_reward=sum((step.reward for step in self.steps), 0.0),
             tools=task.get("tools", []),
             system_prompt=task.get("system_prompt"),
             error=self.error,
             metadata=metadata,
         )
 
-    def _open(self, environment: object) -> None:
+    def _open(self, environment: object, own: bool) -> None:
         if not isinstance(environment, Environment):
             raise TrajectoryError(f"expected an object with reset and step, found {type(environment).__name__}")
         self._environment = environment
-        opening = environment.reset(self.task)
+        self._close = getattr(environment, "close", None) if own else None
+        opening: object = self._settled(environment.reset(self.task))
         if not isinstance(opening, str | None):
             raise TrajectoryError(f"reset must give text or None, found {type(opening).__name__}")
         encode(opening)
@@ -136,13 +200,26 @@ class Episode:
         if result.success is not None:
             self._verdict = result.success
         if decision.action == FINISH and decision.error is None:
-            self.ended = "finish"
+            self._end("finish")
         elif result.done:
-            self.ended = "done"
+            self._end("done")
         elif len(self.steps) >= self._max_steps:
-            self.ended = "max_steps"
+            self._end("max_steps")
         elif self._stuck():
-            self.ended = "errors"
+            self._end("errors")
+
+    def _end(self, why: str) -> None:
+        self.ended = why
+        self.leave()
+
+    def _settled(self, value: object) -> object:
+        """The value, or what the event loop makes of it; cancelled there when the episode is given up."""
+        if not inspect.isawaitable(value):
+            return value
+        self._pending = event_loop.submit(value)
+        if self._given_up:
+            self._pending.cancel()
+        return event_loop.finished(self._pending)
 
     def _stuck(self) -> bool:
         """Whether the last `max_errors` calls were all refused; an agent that is stuck rarely comes free."""
@@ -162,28 +239,36 @@ class Episode:
             return same_answer(last.action_input.get("answer", ""), expected)
         return None if expected is None and self.ended in ("finish", "done") else False
 
-    def _break_off(self, error: Exception, where: str) -> None:
-        self.ended = "error"
-        message = " ".join(str(error).split())
-        self.error = f"{type(error).__name__}: {message} ({where})"
-        logger.debug("%s: %s", self.task["task_id"], self.error, exc_info=error)
+
+def error_kind(error: str) -> str:
+    """The kind of what broke an episode off.
+
+    Example:
+        >>> error_kind("KeyError: 'x' (agent, step 3)")
+        'KeyError'
+    """
+    return error.partition(": ")[0]
 
 
-def decide_together(episodes: list[Episode], decide: Decide, decide_batch: DecideBatch) -> list[Decide]:
+def decide_together(episodes: list[Episode], decide_batch: DecideBatch) -> list[Decide | None]:
     """Ask for the next decision of all episodes in one call; the results are what to advance each of them with.
 
-    When the call fails, each episode is to be asked for alone, so that only the one at fault breaks off.
+    When the call fails they are None: each episode asks for its own, so that only the one at fault breaks off.
     """
     try:
         replies = decide_batch([e.task for e in episodes], [list(e.steps) for e in episodes])
     except Exception as error:
         logger.warning("act_batch failed for %d episodes (%r); asking for each alone", len(episodes), error)
-        return [decide] * len(episodes)
+        return [None] * len(episodes)
     return [_always(reply) for reply in replies]
 
 
 def _always(reply: object) -> Decide:
     return lambda task, history: reply
+
+
+def _error_text(kind: str, message: str, place: str) -> str:
+    return f"{kind}: {' '.join(message.split())} ({place})"
 
 
 def _own_result(decision: Decision, *, alone: bool) -> StepResult:

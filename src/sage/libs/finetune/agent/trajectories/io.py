@@ -1,13 +1,24 @@
-"""Trajectories as a file: JSON Lines, one trajectory a line, the fields of `AgentTrajectory`."""
+"""Trajectories as a file: JSON Lines, one trajectory a line, the fields of `AgentTrajectory`.
+
+A file that a collection grows holds each episode once. An episode is known by its task and its sample: `task_id`, and
+`metadata["sample"]` (0 where there is none).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sage.libs.finetune.agent.errors import DataError
-from sage.libs.finetune.agent.jsonl import read_jsonl, write_jsonl
+from sage.libs.finetune.agent.jsonl import JsonlAppender, read_jsonl, write_jsonl
 from sage.libs.finetune.agent.types import AgentTrajectory
+
+EpisodeKey = tuple[str, int]
+"""`(task_id, sample)`."""
 
 
 def load_trajectories(path: str | Path) -> list[AgentTrajectory]:
@@ -30,3 +41,95 @@ def save_trajectories(path: str | Path, trajectories: Iterable[AgentTrajectory])
         DataError: naming the line, for a trajectory that JSON has no form for.
     """
     write_jsonl(path, (trajectory.to_dict() for trajectory in trajectories))
+
+
+def episode_key(task_id: str, metadata: Mapping[str, Any], where: str) -> EpisodeKey:
+    """What tells an episode from every other one.
+
+    Raises:
+        DataError: naming `where`, when `metadata["sample"]` is no whole number from 0 on.
+    """
+    sample = metadata.get("sample", 0)
+    if not isinstance(sample, int) or isinstance(sample, bool) or sample < 0:
+        raise DataError(f"{where}: field 'metadata.sample': expected a whole number from 0 on, found {sample!r:.80}")
+    return task_id, sample
+
+
+@dataclass
+class FoundEpisodes:
+    """What a collection finds in the file it is to go on with.
+
+    Attributes:
+        finished: The wanted episodes that ran to their end.
+        broken: The lines of wanted episodes that broke off.
+    """
+
+    finished: dict[EpisodeKey, AgentTrajectory] = field(default_factory=dict)
+    broken: set[int] = field(default_factory=set)
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Keep other collections away from an existing file while the block runs; a kill sets it free.
+
+    Raises:
+        DataError: when another process or collector is writing to it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: nobody is kept away
+        yield
+        return
+    with path.open("rb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = os.fstat(handle.fileno()).st_ino != path.stat().st_ino  # replaced while we waited
+        except (BlockingIOError, FileNotFoundError):
+            taken = True
+        if taken:
+            raise DataError(f"{path}: another collection is writing to it; let that end, or give another output")
+        yield
+
+
+def find_episodes(path: Path, wanted: Mapping[EpisodeKey, str]) -> FoundEpisodes:
+    """Look for the wanted episodes in a file, a line at a time; a half-written last line is cut off first.
+
+    Args:
+        path: The file; none is as good as an empty one.
+        wanted: The instruction of each episode.
+
+    Raises:
+        DataError: naming file and line, when a line is no trajectory, an episode is there twice, or a task has
+            another instruction than in `wanted`.
+    """
+    found = FoundEpisodes()
+    if not path.exists():
+        return found
+    JsonlAppender(path).close()
+    lines: dict[EpisodeKey, int] = {}
+    for line, row in read_jsonl(path):
+        where = f"{path}:{line}"
+        trajectory = AgentTrajectory.from_dict(row, where)
+        key = episode_key(trajectory.task_id, trajectory.metadata, where)
+        if key in lines:
+            raise DataError(
+                f"{where}: task '{key[0]}', sample {key[1]} stands in line {lines[key]} already; remove one of the two"
+            )
+        lines[key] = line
+        if key not in wanted:
+            continue
+        if trajectory.instruction != wanted[key]:
+            raise DataError(
+                f"{where}: task '{key[0]}' is another one here ({trajectory.instruction!r:.60}, not "
+                f"{wanted[key]!r:.60}); give the tasks ids of their own, or another output"
+            )
+        if trajectory.error is not None:
+            found.broken.add(line)
+        else:
+            found.finished[key] = trajectory
+    return found
+
+
+def drop_lines(path: Path, numbers: set[int]) -> None:
+    """Take lines out of a JSONL file, atomically."""
+    write_jsonl(path, (row for number, row in read_jsonl(path) if number not in numbers))

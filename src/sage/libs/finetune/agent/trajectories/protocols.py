@@ -3,6 +3,9 @@
 An agent decides one step at a time: `(task, history) -> decision`. It is a callable, or an object with `act` or
 `run_step`; with `act_batch(tasks, histories) -> decisions` it can decide for many episodes at once, and
 `reset(task)`, when it has one, is called before the first step of an episode. `history` is the list of steps so far.
+Given as a class (or `functools.partial` of one), it is made anew for each episode, so that it may keep what it likes
+between two steps. All of these, and `reset` and `step` of an environment, may be coroutine functions; they run on one
+event loop. An environment that was made for one episode is closed after it, when it has `close`.
 
 A decision is a `TrajectoryStep`, or a mapping with `action` and, as needed, `thought`, `action_input`, `reply` (a
 language model's own words) and `error` (the call could not be made, so no environment is asked). An agent that runs
@@ -10,10 +13,12 @@ its own tools also says `observation`, `reward`, `done` and `success`. None mean
 
 A task is a mapping with `instruction`, or that instruction alone. Known fields: `task_id`, `answer` (the expected
 final answer), `tools`, `system_prompt`, `metadata`; the agent and the environment see every other field as well.
+Where a task is worked on several times, `metadata["sample"]` counts the times from 0.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +28,7 @@ from typing import Any
 from sage.libs.finetune.agent.errors import DataError, TrajectoryError
 from sage.libs.finetune.agent.jsonl import encode
 from sage.libs.finetune.agent.registry import suggestion
+from sage.libs.finetune.agent.trajectories.execution.event_loop import settled
 from sage.libs.finetune.agent.types import Environment, StepResult, TrajectoryStep
 
 Task = Mapping[str, Any]
@@ -43,6 +49,38 @@ class Decision:
     reward: float = 0.0
     done: bool = False
     success: bool | None = None
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who plays: how an episode comes to its agent and its environment.
+
+    Attributes:
+        agent: What the user gave.
+        environment: The same.
+        make_agent: Gives the agent of an episode, the same one each time or a new one.
+        make_environment: The same for the environment; None when there is none.
+        own_agents: Whether several episodes can go on at once as far as the agent is concerned.
+        own_environments: The same for the environment.
+    """
+
+    agent: object
+    environment: object
+    make_agent: Callable[[], object]
+    make_environment: Callable[[], object] | None
+    own_agents: bool
+    own_environments: bool
+
+    @classmethod
+    def of(cls, agent: object, environment: object) -> Cast:
+        """Who plays when the user gave these.
+
+        Raises:
+            TypeError: when one of them is none.
+        """
+        make_agent, own_agents = agent_maker(agent)
+        make_environment, own_environments = environment_maker(environment)
+        return cls(agent, environment, make_agent, make_environment, own_agents, own_environments)
 
 
 _DECISION_TYPES: dict[str, tuple[type, ...]] = {
@@ -85,13 +123,32 @@ def batch_decider(agent: object) -> DecideBatch | None:
         return None
 
     def decide_batch(tasks: list[Task], histories: list[list[TrajectoryStep]]) -> Sequence[object]:
-        decisions = act_batch(tasks, histories)
+        decisions = settled(act_batch(tasks, histories))
         if not isinstance(decisions, list | tuple) or len(decisions) != len(tasks):
             count = len(decisions) if isinstance(decisions, list | tuple) else type(decisions).__name__
             raise TrajectoryError(f"act_batch must give a list of {len(tasks)} decisions, it gave {count}")
         return decisions
 
     return decide_batch
+
+
+def agent_maker(agent: object) -> tuple[Callable[[], object], bool]:
+    """How to get the agent of an episode, and whether several episodes can be played at once.
+
+    One agent that has `reset` keeps the state of one episode, unless it decides in batches.
+
+    Raises:
+        TypeError: when it is none.
+    """
+    made = agent.func if isinstance(agent, functools.partial) else agent
+    if not isinstance(made, type):
+        decider(agent)  # refuses what cannot decide
+        return lambda: agent, batch_decider(agent) is not None or not callable(getattr(agent, "reset", None))
+    if callable(getattr(made, "act_batch", None)):
+        raise TypeError(f"agent: the class {made.__name__} decides in batches; give one agent made of it")
+    if not any(name in vars(base) for base in made.__mro__ for name in ("act", "run_step", "__call__")):
+        decider(made)
+    return agent, True  # type: ignore[return-value]
 
 
 def environment_maker(environment: object) -> tuple[Callable[[], object] | None, bool]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage.libs.finetune.agent.cli.command import Command, Report
 from sage.libs.finetune.agent.config import Config, option
-from sage.libs.finetune.agent.errors import ConfigError, DataError
+from sage.libs.finetune.agent.errors import ConfigError
 from sage.libs.finetune.agent.progress import Progress
-from sage.libs.finetune.agent.registry import suggestion
 
 if TYPE_CHECKING:
+    from sage.libs.finetune.agent.trajectories.io import EpisodeKey
     from sage.libs.finetune.agent.types import AgentTrajectory
-
-_SCRIPTED = ("expert", "noisy")
-_DESK_FIELDS = ("instruction", "tools", "answer", "world", "expected")
 
 
 @dataclass
@@ -25,194 +23,184 @@ class CollectConfig(Config):
     """Who works on which tasks, and where the trajectories go."""
 
     output: Path = option(help="JSONL file of trajectories, one a line", short="o")
-    agent: str = option("expert", "expert, noisy (the expert, erring), or a model: id, folder, adapter or run folder")
-    environment: Literal["desk"] = option("desk", "where it acts")
-    split: Literal["train", "dev", "test_iid", "test_wording", "test_compose"] = option(
-        "train", "which of the desk's tasks"
+    agent: str = option(
+        "expert", "expert, noisy (the desk's expert, erring), endpoint, or a model: id, folder, adapter or run folder"
     )
+    environment: str = option(
+        "desk", "where it acts: desk, textcraft, textworld-express:GAME, or your own, python:FILE.py:NAME"
+    )
+    split: str = option("train", "which of the environment's tasks; the desk has train, dev, test_iid ...")
     num_tasks: int = option(100, "how many of them", low=1)
-    tasks: Path | None = option(None, "JSONL file of tasks in their stead, with the fields of the desk's own")
-    seed: int = option(0, "fixes the tasks, and where the noisy expert errs", low=0)
+    tasks: Path | None = option(None, "JSONL file of tasks in their stead; for the desk, with the fields of its own")
+    samples_per_task: int = option(1, "episodes of each task", low=1)
+    seed: int = option(0, "fixes the tasks, where the noisy expert errs, and what a model draws", low=0)
     failure_rate: float = option(0.3, "share of tasks the noisy expert errs on", low=0.0, high=1.0)
     max_steps: int = option(10, "steps after which an episode is cut off", low=1)
-    batch_size: int = option(32, "episodes a model works on at once", low=1)
-    max_new_tokens: int = option(96, "longest reply of a model, in tokens", low=1)
+    base_url: str | None = option(None, "endpoint: the server, up to and with /v1; else OPENAI_BASE_URL")
+    endpoint_model: str | None = option(
+        None, "endpoint: the model's name on the server; the key is OPENAI_API_KEY", aliases=("model_name",)
+    )
+    strategy: str | None = option(None, "how a model is asked: react, cot or reflexion; else the task as it is")
+    calls: Literal["native", "text"] | None = option(
+        None, "how a model's tool calls travel: native, or text for servers without tool support"
+    )
+    temperature: float | None = option(None, "draw a model's replies; 0 is the likeliest", low=0.0)
+    max_new_tokens: int | None = option(
+        None, "longest reply of a model, in tokens; else 96 on this machine, 1024 at an endpoint", low=1
+    )
+    batch_size: int = option(32, "episodes a model on this machine works on at once", low=1)
+    concurrency: int = option(1, "episodes at once for all other agents", low=1)
+    episode_timeout: float | None = option(None, "seconds an episode may take", above=0.0)
+    stop_after_failures: int | None = option(
+        20, "give up when so many episodes in a row fail at once in the same way; none never does", low=1
+    )
+    executor: Literal["local", "ray"] = option("local", "this machine, or a Ray cluster")
+    ray_address: str | None = option(None, "the cluster; else RAY_ADDRESS, else one is started here")
+    ray_cpus: float = option(1.0, "CPUs of the cluster an episode takes; a fraction suits endpoints", above=0.0)
     resume: bool = option(False, "go on with the output file: done tasks are skipped, those that broke off run again")
+
+
+@dataclass
+class _Tally:
+    """What has ended so far, and the line that tells it."""
+
+    progress: Progress
+    before: int
+    total: int
+    fresh: list[AgentTrajectory] = field(default_factory=list)
+
+    def __call__(self, trajectory: AgentTrajectory) -> None:
+        self.fresh.append(trajectory)
+        errors = sum(t.error is not None for t in self.fresh)
+        detail = f"{sum(t.success for t in self.fresh)} successful" + (f", {errors} errors" if errors else "")
+        self.progress("collect", self.before + len(self.fresh), self.total, detail)
 
 
 def run(config: CollectConfig, progress: Progress) -> Report:
     """Collect the episodes that are not in the output yet.
 
     Raises:
-        ConfigError: when there is no such agent, when the output exists and is not to be gone on with or is of another
-            agent or seed, or when the tasks do not fit the environment.
+        ConfigError: when there is no such agent or environment, when the output exists and is not to be gone on with
+            or is of another agent or seed, or when the tasks do not fit the environment.
         DataError: when a file cannot be read or written.
+        TrajectoryError: when every episode fails in the same way.
         KeyboardInterrupt: with how to go on.
     """
-    from sage.libs.finetune.agent.environments.desk import DeskEnvironment
+    from sage.libs.finetune.agent.cli.agents import check_agent, made_by, make_agent
+    from sage.libs.finetune.agent.cli.tasks import tasks_of
+    from sage.libs.finetune.agent.environments.known import environment_named
     from sage.libs.finetune.agent.jsonl import check_output
-    from sage.libs.finetune.agent.trajectories.collector import CollectorConfig, TrajectoryCollector
+    from sage.libs.finetune.agent.trajectories.collector import TrajectoryCollector
 
-    _check_agent(config.agent)
+    named = environment_named(config.environment)
+    check_agent(config, named)
     check_output(config.output)
-    if config.output.exists() and not config.resume:
+    if not config.resume and config.output.exists() and config.output.stat().st_size > 0:
         raise ConfigError(f"{config.output} exists already; add --resume to go on with it, or give another --output")
-    made_by = _made_by(config)
-    tasks = [{**task, "metadata": {**task.get("metadata", {}), **made_by}} for task in _tasks(config)]
-    kept = _kept_episodes(config.output, {task["task_id"] for task in tasks}, made_by)
-    done = {trajectory.task_id for trajectory in kept}
-    todo = [task for task in tasks if task["task_id"] not in done]
-    fresh: list[AgentTrajectory] = []
-
-    def on_episode(trajectory: AgentTrajectory) -> None:
-        fresh.append(trajectory)
-        progress("collect", len(fresh), len(todo), f"{sum(t.success for t in fresh)} successful")
-
-    if todo:
-        settings = CollectorConfig(
-            max_steps=config.max_steps,
-            require_success=False,
-            output_path=config.output,
-            batch_size=config.batch_size,
-        )
-        collector = TrajectoryCollector(_agent(config), settings, DeskEnvironment, on_episode)
-        progress("collect", 0, len(todo))
-        try:
-            collector.collect(todo)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"{len(fresh)} of {len(todo)} episodes are in {config.output}; run the same command with --resume to "
-                "go on"
-            ) from None
-    return _report(config, kept, fresh)
+    facts = made_by(config)
+    tasks = [{**task, "metadata": {**task.get("metadata", {}), **facts}} for task in tasks_of(config, named)]
+    before = _finished_before(config, {task["task_id"] for task in tasks}, facts)
+    tally = _Tally(progress, before, len(tasks) * config.samples_per_task)
+    agent = make_agent(config, named) if before < tally.total else _nobody  # no model is loaded to do nothing
+    collector = TrajectoryCollector(agent, _settings(config), named.make_environment, tally)
+    progress("collect", before, tally.total)
+    try:
+        everything = collector.collect(tasks)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{before + len(tally.fresh)} of {tally.total} episodes are in {config.output}; run the same command with "
+            "--resume to go on"
+        ) from None
+    return _report(config, everything, tally.fresh, getattr(agent, "usage", None))
 
 
-def _check_agent(agent: str) -> None:
-    """A name close to a scripted agent's is a slip of the hand, not a model to look for on a hub."""
-    near = suggestion(agent, _SCRIPTED)
-    if near and agent not in _SCRIPTED and "/" not in agent and not Path(agent).exists():
-        raise ConfigError(f"unknown agent '{agent}'; {near}Give expert, noisy, or a model's id or folder")
+def _nobody(task: Any, history: Any) -> None:
+    """The agent where there is nothing to do."""
 
 
-def _made_by(config: CollectConfig) -> dict[str, Any]:
-    """What trajectories say about who made them."""
-    made_by = {"agent": config.agent, "seed": config.seed}
-    return {**made_by, "failure_rate": config.failure_rate} if config.agent == "noisy" else made_by
+def _settings(config: CollectConfig) -> Any:
+    from sage.libs.finetune.agent.trajectories.collector import CollectorConfig
+
+    return CollectorConfig(
+        max_steps=config.max_steps,
+        require_success=False,
+        output_path=config.output,
+        batch_size=config.batch_size,
+        concurrency=config.concurrency,
+        samples_per_task=config.samples_per_task,
+        executor=config.executor,
+        episode_timeout=config.episode_timeout,
+        stop_after_failures=config.stop_after_failures,
+        ray_address=config.ray_address,
+        ray_cpus=config.ray_cpus,
+    )
 
 
-def _kept_episodes(path: Path, wanted: set[str], made_by: dict[str, Any]) -> list[AgentTrajectory]:
-    """The episodes in the file, less those of `wanted` that broke off: they are taken out, and run again.
+def _finished_before(config: CollectConfig, task_ids: set[str], facts: dict[str, Any]) -> int:
+    """How many of the wanted episodes the output has already.
 
     Raises:
-        ConfigError: when the file holds an episode that was made in another way than `made_by` says.
+        ConfigError: when it holds an episode that was made in another way than `facts` say.
     """
     from sage.libs.finetune.agent.jsonl import JsonlAppender, read_jsonl
-    from sage.libs.finetune.agent.trajectories.io import save_trajectories
+    from sage.libs.finetune.agent.trajectories.io import episode_key, sole_writer
     from sage.libs.finetune.agent.types import AgentTrajectory
 
+    path = config.output
     if not path.exists():
-        return []
-    JsonlAppender(path).close()  # cuts off what a killed run left of a half-written last line
-    rows = list(read_jsonl(path))
-    trajectories = [AgentTrajectory.from_dict(row, f"{path}:{line}") for line, row in rows]
-    for (line, _), trajectory in zip(rows, trajectories, strict=True):
-        for name, value in made_by.items():
-            before = trajectory.metadata.get(name, value)
-            if before != value:
-                flag = f"--{name.replace('_', '-')}"
-                raise ConfigError(
-                    f"{path}:{line}: was made with {flag} {before}, not {value}; give that, or another --output"
-                )
-    kept = [t for t in trajectories if t.error is None or t.task_id not in wanted]
-    if len(kept) < len(trajectories):
-        save_trajectories(path, kept)
-    return kept
+        return 0
+    with sole_writer(path):
+        JsonlAppender(path).close()  # cuts off what a killed run left of a half-written last line
+    finished: set[EpisodeKey] = set()
+    for line, row in read_jsonl(path):
+        where = f"{path}:{line}"
+        trajectory = AgentTrajectory.from_dict(row, where)
+        for name, value in facts.items():
+            was = trajectory.metadata.get(name, value)
+            if was != value:
+                flag = "--strategy" if name == "method" else f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{where}: was made with {flag} {was}, not {value}; give that, or another --output")
+        key = episode_key(trajectory.task_id, trajectory.metadata, where)
+        if trajectory.error is None and key[0] in task_ids and key[1] < config.samples_per_task:
+            finished.add(key)
+    return len(finished)
 
 
-def _tasks(config: CollectConfig) -> list[dict[str, Any]]:
-    from sage.libs.finetune.agent.environments.desk import desk_tasks
-    from sage.libs.finetune.agent.environments.desk.store import Store
-    from sage.libs.finetune.agent.jsonl import read_jsonl
-    from sage.libs.finetune.agent.trajectories.protocols import read_tasks
-    from sage.libs.finetune.agent.types import check_tools
+def _report(
+    config: CollectConfig, everything: list[AgentTrajectory], fresh: list[AgentTrajectory], usage: Any
+) -> Report:
+    from dataclasses import asdict
 
-    if config.tasks is None:
-        return desk_tasks(config.split, config.num_tasks, config.seed)
-    rows = list(read_jsonl(config.tasks))
-    if not rows:
-        raise DataError(f"{config.tasks}: the file is empty; expected one task (a JSON object) a line")
-    for line, row in rows:
-        missing = _missing_fields(row, config.agent)
-        if missing:
-            raise ConfigError(
-                f"{config.tasks}:{line}: the desk with agent {config.agent} needs {', '.join(missing)}; give tasks "
-                "made like the desk's own, or leave --tasks out"
-            )
-    places = [f"{config.tasks}:{line}" for line, _ in rows]
-    tasks = read_tasks([row for _, row in rows], places)
-    for place, task in zip(places, tasks, strict=True):
-        check_tools(task["tools"], place)
-        for field, world in (("world", task["world"]), ("expected", task["expected"] or {})):
-            try:
-                Store(world).close()
-            except DataError as error:
-                raise DataError(f"{place}: field '{field}': {error}") from None
-    return tasks
-
-
-def _missing_fields(task: dict[str, Any], agent: str) -> list[str]:
-    missing = [f"'{name}'" for name in _DESK_FIELDS if name not in task]
-    if agent in _SCRIPTED:
-        metadata = task.get("metadata")
-        known = metadata if isinstance(metadata, dict) else {}
-        missing += [f"'metadata.{name}'" for name in ("kind", "slots") if name not in known]
-    return missing
-
-
-def _agent(config: CollectConfig) -> object:
-    from sage.libs.finetune.agent.environments.desk import DeskExpert, NoisyDeskExpert
-
-    if config.agent == "expert":
-        return DeskExpert()
-    if config.agent == "noisy":
-        return NoisyDeskExpert(config.failure_rate, config.seed)
-    from sage.libs.finetune.agent.cli.logs import quiet_transformers
-
-    quiet_transformers()
-    from sage.libs.finetune.agent.trajectories.agents import ModelAgent
-
-    return ModelAgent.from_pretrained(config.agent, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
-
-
-def _report(config: CollectConfig, kept: list[AgentTrajectory], fresh: list[AgentTrajectory]) -> Report:
     from sage.libs.finetune.agent.reporting.tables import facts_table, percent
+    from sage.libs.finetune.agent.trajectories.episode import error_kind
 
-    everything = [*kept, *fresh]
     broken = [trajectory for trajectory in fresh if trajectory.error is not None]
-    errors = sum(trajectory.error is not None for trajectory in everything)
+    kinds = Counter(error_kind(trajectory.error) for trajectory in everything if trajectory.error is not None)
+    errors = kinds.total()
     success = sum(trajectory.success for trajectory in everything)
-    success_rate = success / len(everything)
-    mean_reward = _mean(trajectory.total_reward for trajectory in everything)
-    mean_steps = _mean(len(trajectory.steps) for trajectory in everything)
-    data = {
+    data: dict[str, Any] = {
         "output": str(config.output),
         "episodes": len(everything),
         "new": len(fresh),
         "success": success,
-        "success_rate": success_rate,
-        "mean_reward": mean_reward,
-        "mean_steps": mean_steps,
+        "success_rate": success / len(everything),
+        "mean_reward": _mean(trajectory.total_reward for trajectory in everything),
+        "mean_steps": _mean(len(trajectory.steps) for trajectory in everything),
         "errors": errors,
+        "errors_by_kind": dict(kinds.most_common()),
     }
     facts = {
-        "episodes": f"{len(everything)} ({len(fresh)} new)" if kept else f"{len(everything)}",
-        "success": f"{success} ({percent(success_rate)})",
-        "mean reward": f"{mean_reward:.2f}",
-        "mean steps": f"{mean_steps:.1f}",
-        "errors": str(errors),
-        "output": str(config.output),
+        "episodes": str(len(everything)) + (f" ({len(fresh)} new)" if len(fresh) < len(everything) else ""),
+        "success": f"{success} ({percent(data['success_rate'])})",
+        "mean reward": f"{data['mean_reward']:.2f}",
+        "mean steps": f"{data['mean_steps']:.1f}",
+        "errors": f"{errors} ({', '.join(f'{kind} {n}' for kind, n in kinds.most_common())})" if errors else "0",
     }
-    report = Report(data, [facts_table(facts)])
+    if usage is not None and usage.requests:  # none were counted here when a cluster asked
+        data["usage"] = asdict(usage)
+        facts["requests"] = f"{usage.requests} ({usage.retries} repeated)"
+        facts["tokens"] = f"{usage.prompt_tokens} in, {usage.completion_tokens} out"
+    report = Report(data, [facts_table({**facts, "output": str(config.output)})])
     if broken:
         report.exit_code = 1
         report.problem = (

@@ -15,6 +15,8 @@ _MEANINGS = {
     "low_reward": "reward below {min_reward:g}",
     "too_long": "more than {max_steps} steps",
     "empty": "no steps",
+    "duplicate": "same as one kept",
+    "over_cap": "more than {max_per_task} of its task",
 }
 
 
@@ -22,11 +24,14 @@ _MEANINGS = {
 class FilterConfig(Config):
     """What is kept."""
 
-    input: Path = option(help="JSONL file of trajectories", positional=True)
-    output: Path = option(help="JSONL file of those that are kept", short="o")
+    input: Path = option(help="file of episodes: trajectories, or any form that can be imported", positional=True)
+    output: Path = option(help="JSONL file of the trajectories that are kept", short="o")
+    source: str = option("auto", "form of the input; auto looks at it", flag="from", aliases=("from",))
     min_reward: float = option(0.5, "least total reward")
     require_success: bool = option(True, "drop episodes without success")
     max_steps: int | None = option(None, "most steps", low=1)
+    drop_duplicates: bool = option(False, "keep the first of episodes that are the same")
+    max_per_task: int | None = option(None, "most episodes of one task: the best rewarded, then the shortest", low=1)
 
     def conflicts(self) -> list[str]:
         """The input is not overwritten."""
@@ -38,25 +43,47 @@ def run(config: FilterConfig, progress: Progress) -> Report:
     """Filter one file; when nothing is kept, nothing is written and the exit code is 3.
 
     Raises:
+        ConfigError: for an unknown form of input.
         DataError: when the input cannot be read, or the output not written.
     """
+    from sage.libs.finetune.agent.cli.episodes import read_episodes
     from sage.libs.finetune.agent.jsonl import check_output
     from sage.libs.finetune.agent.reporting.tables import make_table, percent
     from sage.libs.finetune.agent.trajectories.filter import REASONS, TrajectoryFilter
-    from sage.libs.finetune.agent.trajectories.io import load_trajectories, save_trajectories
+    from sage.libs.finetune.agent.trajectories.io import save_trajectories
 
     check_output(config.output)
-    trajectories = load_trajectories(config.input)
-    chosen = TrajectoryFilter(config.min_reward, config.require_success, config.max_steps)
+    trajectories = read_episodes(config.input, config.source)
+    chosen = TrajectoryFilter(
+        config.min_reward,
+        config.require_success,
+        config.max_steps,
+        drop_duplicates=config.drop_duplicates,
+        max_per_task=config.max_per_task,
+    )
     stats = chosen.get_stats(trajectories)
     kept = chosen.filter(trajectories)
     rows = [("kept", str(stats["kept"]), percent(stats["kept_share"]))]
     for reason in REASONS:
         if stats[reason]:
-            meaning = _MEANINGS[reason].format(min_reward=config.min_reward, max_steps=config.max_steps)
+            meaning = _MEANINGS[reason].format(**vars(config))
             rows.append((f"dropped: {meaning}", str(stats[reason]), percent(stats[reason] / stats["total"])))
+    if stats["tasks"] < stats["total"]:
+        rows.append(
+            (
+                f"tasks kept, of {stats['tasks']}",
+                str(stats["tasks_kept"]),
+                percent(stats["tasks_kept"] / stats["tasks"]),
+            )
+        )
+    unjudged = sum(trajectory.metadata.get("judged") is False for trajectory in trajectories)
     table = make_table((f"{stats['total']} trajectories", "n", "share"), rows)
-    report = Report({**stats, "output": str(config.output) if kept else None}, [table])
+    report = Report({**stats, "unjudged": unjudged, "output": str(config.output) if kept else None}, [table])
+    if unjudged:
+        report.notes.append(
+            f"{unjudged} of them were never judged, and count as no success with the rewards they have; "
+            "--no-require-success --min-reward 0 lets them through"
+        )
     if not kept:
         report.exit_code = 3
         report.problem = (
