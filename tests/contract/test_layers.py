@@ -25,7 +25,7 @@ import sage.libs.finetune.agent as agent
 
 LAYERS = {
     "vocabulary": ("errors", "types", "registry", "config", "answers", "chatml", "jsonl", "progress"),
-    "services": ("tokenization", "models"),
+    "services": ("schemas", "tokenization", "models"),
     "stages": ("sources", "preflight", "environments", "trajectories", "conversion", "evaluation"),
     "composition": ("training", "pipeline", "exchange", "validation", "quickstart", "reporting", "cli"),
 }

@@ -10,7 +10,7 @@ import pytest
 
 from sage.libs.finetune.agent.jsonl import read_jsonl, write_jsonl
 
-CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello", "loss": False}]}
+CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello", "loss": 0.5}]}
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 BAD = {"messages": [{"role": "user", "content": "Hi"}]}
 REACT = {"instruction": "Q", "input": "", "output": "Action: search[a]\nObservation: b\nAction: finish[c]"}

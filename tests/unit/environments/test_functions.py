@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import pytest
 
-from sage.libs.finetune.agent.environments.arguments import fault_of, whole
+from sage.libs.finetune.agent.environments.arguments import whole
 from sage.libs.finetune.agent.environments.functions import FunctionEnvironment, tools_of
 from sage.libs.finetune.agent.errors import ConfigError, DataError, TrajectoryError
+from sage.libs.finetune.agent.schemas.tools import tool_schema
 from sage.libs.finetune.agent.trajectories.collector import CollectorConfig, TrajectoryCollector
 from sage.libs.finetune.agent.types import Environment, StepResult, check_tools
 
@@ -122,9 +123,9 @@ def test_null_fits_where_the_hint_says_none() -> None:
         return "sorted"
 
     schema = tools_of([sort])[0]["function"]["parameters"]
-    assert fault_of({"values": [1, None], "how": None, "by": None}, schema) is None
-    assert fault_of({"values": None, "how": "up", "by": [1]}, schema) is None
-    assert fault_of({"values": ["x"], "how": None, "by": "x"}, schema) is not None
+    assert tool_schema(schema).misfit({"values": [1, None], "how": None, "by": None}) is None
+    assert tool_schema(schema).misfit({"values": None, "how": "up", "by": [1]}) is None
+    assert tool_schema(schema).misfit({"values": ["x"], "how": None, "by": "x"}) is not None
     assert repr(whole({"values": [2.0, None], "how": None, "by": "x"}, schema)) == repr(
         {"values": [2, None], "how": None, "by": "x"}
     )

@@ -1,7 +1,7 @@
 """Fine-tune language models on agent tasks: collect, filter, convert, train, evaluate.
 
 vocabulary      errors  types  registry  config  answers  chatml  jsonl  progress        standard library only
-services        tokenization/  models/
+services        schemas/  tokenization/  models/
 stages          sources/  preflight/  environments/  trajectories/  conversion/  evaluation/     in the order data flows
 composition     exchange  validation  training/  pipeline  quickstart  reporting/  cli/
 

@@ -5,28 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-
 from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.schemas.tools import UnusableSchema, tool_schema
 from sage.libs.finetune.agent.types import ToolSpec
-
-
-def fault_of(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str | None:
-    """What is wrong with the arguments, in one line; None when they fit.
-
-    Example:
-        >>> schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-        >>> fault_of({"n": "two"}, schema), fault_of({}, schema), fault_of({"n": 2}, schema)
-        ("n: 'two' is not of type 'integer'", "'n' is a required property", None)
-    """
-    faults = sorted(
-        Draft202012Validator(dict(schema)).iter_errors(dict(arguments)), key=lambda e: list(map(str, e.path))
-    )
-    if not faults:
-        return None
-    where = ".".join(map(str, faults[0].path))
-    return f"{where}: {faults[0].message}" if where else str(faults[0].message)
 
 
 def whole(value: Any, schema: object) -> Any:
@@ -67,6 +48,6 @@ def check_schemas(tools: list[ToolSpec]) -> None:
     for tool in tools:
         function = tool["function"]
         try:
-            Draft202012Validator.check_schema(function.get("parameters", {}))
-        except SchemaError as error:
-            raise ConfigError(f"tool '{function['name']}': parameters: no JSON schema: {error.message}") from None
+            tool_schema(function.get("parameters") or {})
+        except UnusableSchema as error:
+            raise ConfigError(f"tool '{function['name']}': parameters: no JSON schema: {error}") from None

@@ -19,9 +19,10 @@ from numbers import Real
 from typing import Any
 
 from sage.libs.finetune.agent.answers import same_answer
-from sage.libs.finetune.agent.environments.arguments import check_schemas, fault_of, whole
+from sage.libs.finetune.agent.environments.arguments import check_schemas, whole
 from sage.libs.finetune.agent.errors import ConfigError, DataError, TrajectoryError
 from sage.libs.finetune.agent.jsonl import encode
+from sage.libs.finetune.agent.schemas.tools import tool_schema
 from sage.libs.finetune.agent.types import FINISH, INVALID, RESPOND, StepResult, ToolSpec
 
 Judge = Callable[[Mapping[str, Any], Any], object]
@@ -146,7 +147,7 @@ class FunctionEnvironment:
             known = ", ".join(self._functions)
             return StepResult(f"error: no tool {action}; there are {known}", error="unknown_tool")
         schema = self._schemas[action]
-        if fault := fault_of(action_input, schema):
+        if fault := tool_schema(schema).misfit(action_input):
             return StepResult(self._cut(f"error: {fault}"), error="bad_arguments")
         try:
             result = self._called(self._functions[action], whole(action_input, schema))

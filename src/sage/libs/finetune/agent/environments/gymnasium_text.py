@@ -14,8 +14,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sage.libs.finetune.agent.environments.arguments import check_schemas, fault_of, whole
+from sage.libs.finetune.agent.environments.arguments import check_schemas, whole
 from sage.libs.finetune.agent.errors import ConfigError, TrajectoryError
+from sage.libs.finetune.agent.schemas.tools import tool_schema
 from sage.libs.finetune.agent.types import FINISH, StepResult, ToolSpec
 
 _VERDICTS = ("success", "is_success")
@@ -101,7 +102,7 @@ class GymnasiumEnvironment:
         if action not in self._schemas:
             return StepResult(f"error: no tool {action}; there are {', '.join(self._schemas)}", error="unknown_tool")
         schema = self._schemas[action]
-        if fault := fault_of(action_input, schema):
+        if fault := tool_schema(schema).misfit(action_input):
             return StepResult(f"error: {fault}", error="bad_arguments")
         result = self._env.step(self._to_action(action, whole(action_input, schema)))
         if not isinstance(result, tuple) or len(result) != 5:

@@ -20,8 +20,9 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from sage.libs.finetune.agent.environments.arguments import fault_of, whole
+from sage.libs.finetune.agent.environments.arguments import whole
 from sage.libs.finetune.agent.errors import ConfigError, DataError
+from sage.libs.finetune.agent.schemas.tools import tool_schema
 from sage.libs.finetune.agent.types import FINISH, StepResult, ToolSpec, TrajectoryStep
 
 SPLITS = ("train", "dev", "test")
@@ -114,7 +115,7 @@ class TextCraftEnvironment:
             return StepResult("", done=True, success=False)
         if action not in _SCHEMAS:
             return StepResult(f"error: no tool {action}; there are {', '.join(_SCHEMAS)}", error="unknown_tool")
-        if fault := fault_of(action_input, _SCHEMAS[action]):
+        if fault := tool_schema(_SCHEMAS[action]).misfit(action_input):
             return StepResult(f"error: {fault}", error="bad_arguments")
         values = whole(action_input, _SCHEMAS[action])
         command = {"craft": "craft {item} using {ingredients}", "get": "get {count} {item}"}.get(action, action)

@@ -17,8 +17,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sage.libs.finetune.agent.environments.arguments import fault_of
 from sage.libs.finetune.agent.errors import ConfigError, DataError, TrajectoryError
+from sage.libs.finetune.agent.schemas.tools import tool_schema
 from sage.libs.finetune.agent.types import FINISH, StepResult, ToolSpec, TrajectoryStep
 
 SPLITS = ("train", "dev", "test")
@@ -102,7 +102,7 @@ class TextWorldExpressEnvironment:
             return StepResult("", done=True, success=False)
         if action != "act":
             return StepResult(f"error: no tool {action}; there is act", error="unknown_tool")
-        if fault := fault_of(action_input, _SCHEMA):
+        if fault := tool_schema(_SCHEMA).misfit(action_input):
             return StepResult(f"error: {fault}", error="bad_arguments")
         state = json.loads(self._server.stepJSON(action_input["action"]))
         score = float(state["score"])

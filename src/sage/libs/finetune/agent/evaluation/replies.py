@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-
 from sage.libs.finetune.agent.answers import same_answer, split_answer
 from sage.libs.finetune.agent.errors import ScoringError
+from sage.libs.finetune.agent.schemas.tools import UnusableSchema, tool_schema
 from sage.libs.finetune.agent.tokenization.parse import parse_reply
 from sage.libs.finetune.agent.types import Message, ToolSpec
 
@@ -73,13 +71,11 @@ def call_fault(name: str, arguments: Mapping[str, Any], tools: Sequence[ToolSpec
     """What is wrong with a call by the tools shown: no such tool, or arguments that do not fit; None when valid."""
     for tool in tools:
         if tool["function"]["name"] == name:
-            schema = tool["function"].get("parameters") or {}
             try:
-                Draft202012Validator.check_schema(schema)
-            except SchemaError as error:
-                raise ScoringError(f"tool '{name}': its parameters are no valid JSON schema: {error.message}") from None
-            fault = next(iter(Draft202012Validator(schema).iter_errors(dict(arguments))), None)
-            return None if fault is None else f"arguments of '{name}': {fault.message}"
+                misfit = tool_schema(tool["function"].get("parameters") or {}).misfit(arguments)
+            except UnusableSchema as error:
+                raise ScoringError(f"tool '{name}': its parameters are no valid JSON schema: {error}") from None
+            return None if misfit is None else f"arguments of '{name}': {misfit}"
     return f"no tool '{name}'"
 
 

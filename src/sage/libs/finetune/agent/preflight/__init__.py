@@ -1,8 +1,6 @@
 """Everything that can be wrong with training rows, found before a minute of training is spent on them.
 
-faults    the kinds of faults, and their tally
-rows      what can be seen without a model: turns, calls, duplicates
-schemas   the tools of a row, and whether a call fits them
-quick     a fast yes for plain schemas, so that most calls need no validator
-tokens    what only a tokenizer and its template show
+faults   the kinds of faults, and their tally
+rows     what can be seen without a model: turns, calls, duplicates
+tokens   what only a tokenizer and its template show
 """

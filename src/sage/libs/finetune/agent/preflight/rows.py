@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from sage.libs.finetune.agent.preflight.faults import Fault
-from sage.libs.finetune.agent.preflight.schemas import Tools, UnusableSchema, canonical, tools_of
+from sage.libs.finetune.agent.schemas.tools import Tools, UnusableSchema, canonical, tools_of
 from sage.libs.finetune.agent.tokenization.parse import parse_reply
 from sage.libs.finetune.agent.types import Message, Sample
 

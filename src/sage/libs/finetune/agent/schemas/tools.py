@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -21,7 +22,7 @@ from jsonschema.validators import validator_for
 from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 from referencing.exceptions import CannotDetermineSpecification, Unresolvable
 
-from sage.libs.finetune.agent.preflight.quick import quick_check
+from sage.libs.finetune.agent.schemas.quick import quick_check
 from sage.libs.finetune.agent.types import ToolSpec
 
 _REMEMBERED = 4096
@@ -88,16 +89,24 @@ class ToolSchema:
             >>> ToolSchema(city).faults({"city": 5}).misfit
             "city: 5 is not of type 'string'"
         """
-        try:
-            padded: list[str] = []
-            if _holds_null(arguments):
+        padded: list[str] = []
+        if _holds_null(arguments):
+            with _usable():
                 arguments = self._without_padding(arguments, self._parameters, "", padded)
-            error = None if self._fits(arguments) else next(iter(self._validator.iter_errors(arguments)), None)
-        except _UNUSABLE as fault:
-            raise UnusableSchema(_short(str(fault) or type(fault).__name__)) from None
-        if error is None and not padded:
-            return None
-        return CallFaults(padded, None if error is None else f"{_path(error)}{_short(error.message)}")
+        misfit = self.misfit(arguments)
+        return CallFaults(padded, misfit) if padded or misfit is not None else None
+
+    def misfit(self, arguments: Mapping[str, Any]) -> str | None:
+        """What a call's arguments, nulls included, have against the schema, in one line; None when they fit.
+
+        Raises:
+            UnusableSchema: as `faults`.
+        """
+        with _usable():
+            if self._fits(arguments):
+                return None
+            error = next(iter(self._validator.iter_errors(arguments)), None)
+        return None if error is None else f"{_path(error)}{_short(error.message)}"
 
     def _without_padding(self, value: Any, schema: object, path: str, padded: list[str]) -> Any:
         """The value without nulls that nothing allows and nothing requires; their paths are added to `padded`."""
@@ -177,6 +186,30 @@ def _schema(text: str) -> ToolSchema | str:
         return ToolSchema(json.loads(text))
     except UnusableSchema as error:
         return str(error)
+
+
+def tool_schema(parameters: Mapping[str, Any]) -> ToolSchema:
+    """The compiled parameters of a tool; those of equal schemas are made once.
+
+    Raises:
+        UnusableSchema: when they are no valid JSON schema.
+
+    Example:
+        >>> tool_schema({"properties": {"n": {"type": "integer"}}, "required": ["n"]}).misfit({"n": "two"})
+        "n: 'two' is not of type 'integer'"
+    """
+    schema = _schema(canonical(parameters))
+    if isinstance(schema, str):
+        raise UnusableSchema(schema)
+    return schema
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    try:
+        yield
+    except _UNUSABLE as fault:
+        raise UnusableSchema(_short(str(fault) or type(fault).__name__)) from None
 
 
 def _unsure(arguments: object) -> bool:

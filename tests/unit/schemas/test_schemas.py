@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft201909Validator, Draft202012Validator
 
-from sage.libs.finetune.agent.preflight.quick import quick_check
-from sage.libs.finetune.agent.preflight.schemas import CallFaults, Tools, ToolSchema, UnusableSchema
+from sage.libs.finetune.agent.schemas.quick import quick_check
+from sage.libs.finetune.agent.schemas.tools import CallFaults, Tools, ToolSchema, UnusableSchema
 
 NAMES = st.sampled_from(["a", "b", "c"])
 NUMBERS = st.integers(-3, 3) | st.sampled_from([0.5, 1.0, -2.0])
