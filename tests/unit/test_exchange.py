@@ -80,7 +80,9 @@ USER, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content"
     ("ours", "written", "lost"),
     [
         (sample(USER, HELLO), {"messages": [USER, HELLO]}, []),
-        (sample(USER, HELLO), {"messages": [USER, {**HELLO, "weight": 0}], "id": 3}, []),  # in addition: no loss
+        (sample(USER, HELLO), {"messages": [USER, {**HELLO, "name": "x"}], "id": 3}, []),  # in addition: no loss
+        (sample(USER, HELLO), {"messages": [USER, {**HELLO, "weight": 0}]}, ["messages.weight"]),  # trained no more
+        (sample(USER, {**HELLO, "weight": 1}), {"messages": [USER, HELLO]}, []),
         (sample(USER, {**HELLO, "weight": 0}), {"messages": [USER, HELLO]}, ["messages.weight"]),
         (sample(USER, {**HELLO, "weight": 1}), {"messages": [USER, {**HELLO, "weight": 1.0}]}, []),
         (sample(USER, {**HELLO, "x": 1}), {"messages": [USER, {**HELLO, "x": True}]}, ["messages.x"]),

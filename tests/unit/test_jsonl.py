@@ -154,3 +154,10 @@ def test_a_row_that_cannot_be_written_leaves_no_part_of_itself(tmp_path: Path) -
             rows.append({"n": math.nan})
         rows.append({"n": 2})
     assert [row["n"] for _, row in jsonl.read_jsonl(path)] == [1, 2]
+
+
+def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (link := tmp_path / "rows.jsonl").symlink_to(tmp_path / "elsewhere" / "rows.jsonl")
+    jsonl.write_jsonl(link, [{"n": 1}])
+    assert link.is_symlink() and list(jsonl.read_jsonl(tmp_path / "elsewhere" / "rows.jsonl")) == [(1, {"n": 1})]

@@ -132,6 +132,10 @@ def test_an_environment_of_ones_own(cli: Any, tmp_path: Path) -> None:
             ["--agent", "./m", "--concurrency", "4"],
             "a model on this machine works on --batch-size episodes at once; le",
         ),
+        (["--failure-rate", "0.5"], "--failure-rate is for --agent noisy, not for --agent expert; leave it out"),
+        (["--batch-size", "4"], "--batch-size is for models on this machine, not for --agent expert; leave it out"),
+        (["--ray-cpus", "4"], "--ray-cpus is for --executor ray, not for --executor local; leave it out"),
+        (["--split", "dev", "--tasks", "x"], "--split is for the environment's own tasks, not for --tasks; leave it"),
         (["--concurrency", "0"], "command line: 'concurrency': must be at least 1, not 0"),
     ],
 )
@@ -165,8 +169,14 @@ def test_an_endpoint_that_is_down_breaks_episodes_off_and_says_who_was_asked(
         assert {trajectory.metadata[name] for name in known} == {
             "endpoint", 0, "python:shop.py:Shop", "tiny", "react", 0.5
         }  # fmt: skip
-    code, _, err = cli(
-        "collect", "--environment", "python:shop.py:Shop", "--agent", "endpoint", "--endpoint-model", "tiny",
-        "--strategy", "cot", "--temperature", 0.5, "-o", "t.jsonl", "--resume",
-    )  # fmt: skip
-    assert code == 2 and "was made with --strategy react, not cot; give that, or another --output" in err
+    resume = ("collect", "--environment", "python:shop.py:Shop", "--agent", "endpoint", "--endpoint-model", "tiny",
+              "-o", "t.jsonl", "--resume")  # fmt: skip
+    for flags, said in (
+        (["--strategy", "cot", "--temperature", 0.5], "with --strategy react, not cot"),
+        (["--strategy", "react"], "with --temperature 0.5"),
+        (["--temperature", 0.5], "with --strategy react"),
+    ):
+        code, _, err = cli(*resume, *flags)
+        assert (code, err) == (
+            2, f"error: collect: t.jsonl:1: was made {said}; do the same, or give another --output\n"
+        )  # fmt: skip

@@ -116,11 +116,11 @@ def test_trajectories_say_who_made_them_and_resume_keeps_to_it(cli: Any, tmp_pat
     before = (tmp_path / "t.jsonl").read_bytes()
     resume = ("collect", "--num-tasks", 3, "-o", "t.jsonl", "--resume", "--agent")
     for other, said in (
-        (["expert"], "--agent noisy, not expert"),
-        (["noisy", "--seed", 1], "--seed 0, not 1"),
-        (["noisy", "--failure-rate", 0.5], "--failure-rate 0.3, not 0.5"),
+        (["expert"], "with --agent noisy, not expert"),
+        (["noisy", "--seed", 1], "with --seed 0, not 1"),
+        (["noisy", "--failure-rate", 0.5], "with --failure-rate 0.3, not 0.5"),
     ):
-        line = f"error: collect: t.jsonl:1: was made with {said}; give that, or another --output\n"
+        line = f"error: collect: t.jsonl:1: was made {said}; do the same, or give another --output\n"
         assert cli(*resume, *other) == (2, "", line)
     assert (tmp_path / "t.jsonl").read_bytes() == before and cli(*resume, "noisy").code == 0
 
@@ -158,6 +158,11 @@ def test_tasks_of_ones_own(cli: Any, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "good.jsonl", tasks)
     assert cli("collect", "--tasks", "good.jsonl", "-o", "t.jsonl").code == 0
     assert collect_ids(tmp_path / "t.jsonl") == [task["task_id"] for task in tasks]
+    assert cli("collect", "--tasks", "good.jsonl", "--num-tasks", 1, "-o", "one.jsonl").code == 0
+    assert collect_ids(tmp_path / "one.jsonl") == [tasks[0]["task_id"]]
+    assert cli("collect", "--tasks", "good.jsonl", "--num-tasks", 3, "-o", "u.jsonl").err == (
+        "error: collect: good.jsonl has 2 tasks; ask for at most as many, not 3\n"
+    )
 
     write_jsonl(tmp_path / "bad.jsonl", [tasks[0], {"instruction": "What is 2 + 2?", "answer": "4", "tools": []}])
     code, _, err = cli("collect", "--tasks", "bad.jsonl", "-o", "u.jsonl")

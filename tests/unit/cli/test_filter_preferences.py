@@ -159,3 +159,40 @@ def test_pairs_too_close_are_told(cli: Any, tmp_path: Path) -> None:
     save_trajectories(tmp_path / "t.jsonl", EPISODES)
     code, out, err = cli("preferences", "t.jsonl", "-o", "p.jsonl", "--min-reward-gap", 2)
     assert code == 3 and "no pair: rewards too close" in out and "lower --min-reward-gap" in err
+
+
+def test_a_file_without_rows_is_one_line(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "none.json").write_text("[]")
+    for command in ("filter", "preferences"):
+        for source in ("auto", "trajectory", "chat"):
+            code, out, err = cli(command, "none.json", "-o", "k.jsonl", "--from", source)
+            assert (code, out) == (2, "") and err.startswith(
+                f"error: {command}: none.json: holds no rows; expected one"
+            )
+
+
+def test_the_output_is_not_among_what_is_read(cli: Any, tmp_path: Path) -> None:
+    """A second run would read its own output: twice the rows without a word."""
+    (tmp_path / "in").mkdir()
+    save_trajectories(tmp_path / "in" / "t.jsonl", EPISODES)
+    for command in ("filter", "preferences", "convert"):
+        code, _, err = cli(command, "in", "-o", "in/out.jsonl")
+        assert code == 2 and "'output' lies in the input folder" in err
+        code, _, err = cli(command, "in/t.jsonl", "-o", "in/../in/t.jsonl")
+        assert code == 2 and "'output' is the input file" in err
+    assert load_trajectories(tmp_path / "in" / "t.jsonl") == EPISODES
+
+
+def test_what_a_trajectory_cannot_hold_is_said(cli: Any, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "4", "weight": 0.5}]
+    write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns, "metadata": {"success": True, "total_reward": 1}}])
+    assert "no place for messages.weight (1 row" in cli("filter", "rows.jsonl", "-o", "k.jsonl").out
+    assert json.loads(cli("filter", "rows.jsonl", "-o", "k.jsonl", "--json").out)["lost"] == {"messages.weight": 1}
+
+
+def test_episodes_whose_tools_were_inferred_are_of_one_task(cli: Any, tmp_path: Path) -> None:
+    outputs = [("Action: find[x]\nObservation: y\nAction: finish[1]", True), ("Action: ask[x]\nFinal Answer: 2", False)]
+    write_jsonl(tmp_path / "r.jsonl", [{"instruction": "a", "output": text, "success": won} for text, won in outputs])
+    assert json.loads(cli("preferences", "r.jsonl", "-o", "p.jsonl", "--json").out)["pairs"] == 1
+    [(_, row)] = read_jsonl(tmp_path / "p.jsonl")
+    assert [tool["function"]["name"] for tool in row["tools"]] == ["find", "ask"]

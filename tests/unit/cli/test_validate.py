@@ -96,7 +96,7 @@ def test_what_shortening_drops_is_said(cli: Any, tmp_path: Path) -> None:
     longest = json.loads(cli("data", "validate", "rows.jsonl", "--model", "tiny", "--json").out)["tokens"]["longest"]
     code, out, _ = cli("data", "validate", "rows.jsonl", "--model", "tiny", "--max-seq-length", longest - 1)
     assert code == 0 and "shortened: 1 row with exchanges dropped to fit (1 exchanges, " in out
-    assert " of them to be trained); raise --max-seq-length to keep them\n" in out
+    assert " of them to be trained); raise --max-seq-length to keep them, or split the rows" in out
 
 
 def test_the_files_of_a_folder_are_told_apart(cli: Any, tmp_path: Path) -> None:
@@ -111,3 +111,26 @@ def test_the_files_of_a_folder_are_told_apart(cli: Any, tmp_path: Path) -> None:
 def test_what_is_no_data_is_one_line(cli: Any) -> None:
     code, out, err = cli("data", "validate", "nowhere.jsonl")
     assert (code, out) == (2, "") and err.startswith("error: data validate: nowhere.jsonl") and err.count("\n") == 1
+
+
+def test_the_next_step_keeps_what_was_checked(cli: Any, tmp_path: Path) -> None:
+    """Training took 2048 tokens and another template than the ones that had been checked; and a file with a blank."""
+    save_tiny(tmp_path / "tiny")
+    write(tmp_path / "my rows.jsonl", right())
+    checked = ("data", "validate", "my rows.jsonl", "--max-seq-length", 300, "--tool-format", "json")
+    assert cli(*checked).out.endswith("'my rows.jsonl' --model MODEL --max-seq-length 300 --tool-format json\n")
+    assert cli(*checked, "--model", "tiny").out.endswith(
+        "train --base-model tiny --train-data 'my rows.jsonl' --max-seq-length 300 --tool-format json\n"
+    )
+    assert cli(*checked, "--model", "tiny", "--from", "chat").out.endswith(
+        "next: sage-finetune convert 'my rows.jsonl' --from chat --to chatml -o OUT.jsonl\n"
+    )
+
+
+def test_what_a_row_says_does_not_reach_the_terminal_as_a_command(cli: Any, tmp_path: Path) -> None:
+    """A tool's name with an escape sequence and a line end was printed as it was."""
+    save_tiny(tmp_path / "tiny")
+    write(tmp_path / "rows.jsonl", row(USER, turn("", call(name="ev\nil\x1b]0;x\x07")), answer(), turn("12")))
+    for command in (("validate",), ("validate", "--model", "tiny"), ("preview", "--model", "tiny")):
+        code, out, err = cli("data", command[0], "rows.jsonl", *command[1:])
+        assert code == 3 and "\x1b" not in out + err and "ev\\nil\\x1b]0;x\\x07" in out

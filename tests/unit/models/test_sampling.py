@@ -2,7 +2,7 @@ import pytest
 import torch
 from tests.tiny import tiny_model
 
-from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.errors import ConfigError, ModelError
 from sage.libs.finetune.agent.models.generate import Generator
 from sage.libs.finetune.agent.models.sampling import Sampler, greedy
 
@@ -53,3 +53,12 @@ def test_greedy_takes_the_likeliest():
 def test_a_temperature_of_nothing_is_refused():
     with pytest.raises(ConfigError, match="temperature is 0; a sampler needs one above 0"):
         Sampler(0, ["a"])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("choose", [greedy, Sampler(1.0, SEEDS)])
+def test_a_model_that_computes_nan_is_an_error_and_no_reply(fast, choose):
+    model = tiny_model()
+    torch.nn.init.constant_(model.get_output_embeddings().weight, torch.nan)
+    with pytest.raises(ModelError, match=r"^the model computes NaN: its weights are broken"):
+        Generator(model, stop_ids=[2], pad_id=0, fast=fast).generate(PROMPTS, max_new_tokens=3, choose=choose)

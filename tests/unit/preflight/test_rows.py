@@ -171,6 +171,18 @@ def test_a_duplicate_names_the_row_it_repeats() -> None:
     weighted = right()
     weighted["messages"][1]["weight"] = 0.5
     assert checks.check("a.jsonl:10", weighted) == []
+    assert checks.check("a.jsonl:11", {**right(), "tools": [tool(), tool("other")]}) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [({}, {"weight": 1}), ({"weight": 1}, {"weight": 1.0}), ({"weight": 0}, {"weight": 0.0})]
+)
+def test_a_weight_that_says_the_same_makes_no_other_row(one: Any, other: Any) -> None:
+    checks = RowChecks()
+    checks.check("a.jsonl:1", row(USER, turn("1", **one), USER, turn("2")))
+    assert [fault.kind for fault in checks.check("a.jsonl:2", row(USER, turn("1", **other), USER, turn("2")))] == [
+        "duplicate"
+    ]
 
 
 def test_the_memory_for_duplicates_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,3 +248,8 @@ def test_nothing_heavy_is_loaded_to_check_rows() -> None:
         "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_call_in_the_words_is_counted_as_text() -> None:
+    text = '<tool_call>{"name": "find", "arguments": {}}</tool_call>'
+    assert found(row(USER, turn(text))) == {"call_in_text": "message 1: calls 'find' in its words"}

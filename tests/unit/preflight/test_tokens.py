@@ -8,6 +8,8 @@ import pytest
 from tests.tiny import new_tokenizer, save_tiny, tiny_tokenizer
 from tests.unit.preflight.rows_of import USER, answer, call, right, row, tool, turn
 from tests.unit.tokenization.templates import family_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from sage.libs.finetune.agent.errors import ModelError
 from sage.libs.finetune.agent.models.load import load_model, load_tokenizer
@@ -48,8 +50,8 @@ def test_a_right_row_has_no_fault_and_is_what_render_gives(tool_format: str) -> 
     tokenizer = new_tokenizer()
     prepare_template(tokenizer, tool_format, small_model=True)
     findings = TokenChecks(tokenizer, 2048).check("a.jsonl:1", right())
-    assert findings.faults == [] and findings.fitted.rendered == render(right(), tokenizer)
-    assert findings.trained_tokens == sum(label != IGNORED for label in findings.fitted.rendered.labels) > 0
+    assert findings.faults == [] and findings.fitted[0].rendered == render(right(), tokenizer)
+    assert findings.trained_tokens == sum(label != IGNORED for label in findings.fitted[0].rendered.labels) > 0
 
 
 def test_a_template_that_appends_is_right_too() -> None:
@@ -87,6 +89,51 @@ def test_a_template_that_drops_calls_or_refuses() -> None:
     assert found(row(turn("Hi"), USER, turn("12")))["template"].startswith("message 0: a conversation begins with")
 
 
+FIRST_ONLY = template().replace("message.tool_calls or []", "(message.tool_calls or [])[:1]")
+NAMES_ONLY = template().replace("call.function | tojson", "call.function.name")
+NO_WORDS = template(content="{{ message.content if not message.tool_calls }}")
+
+
+@pytest.mark.parametrize(
+    ("sample", "chat_template", "what"),
+    [
+        (row(USER, turn("", call("a"), call("b")), answer("a"), answer("b"), turn("1")), FIRST_ONLY, "the call of "),
+        (row(USER, turn("I find.", call())), template().replace(CALLS, ""), "the call of 'find'"),
+        (right(), NAMES_ONLY, "or rewrites 'q' in the call of 'find'"),
+        (
+            row(USER, turn("", call(q=["b", {"c": 7}]))),
+            template().replace("| tojson", "| tojson | replace(7, 8)"),
+            "7 in",
+        ),
+        (row(USER, turn("tea", call())), NO_WORDS, "or rewrites its content"),
+    ],
+)
+def test_what_a_template_drops_of_a_turn_is_counted(sample: Any, chat_template: str, what: str) -> None:
+    """The second of two calls, and arguments; a name in the words or an argument is no call, and no words."""
+    assert "message 1: the chat template drops " in (said := found(sample, chat_template)["template"]) and what in said
+
+
+@pytest.mark.parametrize("value", ['say "ü"\n', "it's", "<b>", True, 1e-7, -3, " padded ", {"ü": [None, ""]}])
+@pytest.mark.parametrize("written", ["tojson", "string", "tojson(ensure_ascii=True)", "tojson | tojson"])
+def test_arguments_may_be_written_in_many_ways(value: Any, written: str) -> None:
+    calls = CALLS.replace("call.function | tojson", f"call.function.name + (call.function.arguments | {written})")
+    sample = row(USER, turn("", call(q=value)), tools=[tool(q={})])
+    assert found(sample, template().replace(CALLS, calls)) == {}
+
+
+@pytest.mark.parametrize("role", ["system", "user", "tool"])
+def test_a_template_that_drops_the_words_of_others(role: str) -> None:
+    sample = row({"role": "system", "content": "Brief."}, USER, turn("", call()), answer(content="seen"), turn("12"))
+    silent = template(content=f"{{{{ message.content if message.role != '{role}' }}}}")
+    assert f"drops or rewrites the words of the {role}" in found(sample, silent)["template"]
+
+
+@pytest.mark.parametrize("fault", ["1 / 0", "messages[0].content.index('no')", "range(10 ** 9) | list"])
+def test_whatever_a_template_raises_is_a_fault_of_the_row(fault: str) -> None:
+    """Only jinja's own exceptions and TypeError were expected; the others ended in a traceback."""
+    assert "the chat template refuses it" in found(right(), "{{ " + fault + " }}" + template())["template"]
+
+
 def test_a_template_that_rewrites_the_past() -> None:
     last_only = template(content="{{ message.content if loop.last or message.role != 'assistant' else '-' }}")
     assert list(found(row(USER, turn("one"), USER, turn("two")), last_only)) == ["template"]
@@ -96,6 +143,8 @@ def test_tools_and_parameters_that_the_prompt_does_not_show() -> None:
     assert found(right(), template(tools=NAMES)) == {"tools_hidden": "the prompt does not show find.q"}
     sample = row(USER, turn("12"), tools=[tool("lookup", query={"type": "string"})])
     assert "lookup, lookup.query" in found(sample, template(tools=""))["tools_hidden"]
+    named = row({"role": "user", "content": "find q"}, turn("12"))  # what a message says is not shown by the template
+    assert found(named, template(tools=""))["tools_hidden"] == "the prompt does not show find, find.q"
 
 
 def test_names_that_json_escapes_are_shown() -> None:
@@ -106,7 +155,7 @@ def test_names_that_json_escapes_are_shown() -> None:
 def test_a_turn_without_a_stop_token() -> None:
     faults = found(right(), template(end=""))
     assert list(faults) == ["stop_untrained"] and "without a stop token" in faults["stop_untrained"]
-    assert check(right(), template(end="")).fitted is None
+    assert check(right(), template(end="")).fitted == []
 
 
 def test_a_stop_token_that_carries_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +200,21 @@ def test_text_that_becomes_control_tokens(sample: Any, place: str) -> None:
     assert found(sample)["special_tokens"].startswith(f"{place}: holds <|")
 
 
+def test_trained_text_that_the_tokenizer_has_no_tokens_for() -> None:
+    """The same on both sides, hence no other token than a server's; yet the model would learn to write `<unk>`."""
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "<|im_start|>": 1, "<|im_end|>": 2, "12": 3}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", chat_template=template())
+    checks = TokenChecks(tokenizer)
+    assert checks.check("a.jsonl:1", row(USER, turn("12"), tools=[])).faults == []
+    [fault] = checks.check("a.jsonl:2", row(USER, turn("12"), USER, turn("12 x"), tools=[])).faults
+    assert (fault.kind, fault.message) == (
+        "unknown_text",
+        "1 of 2 turns hold <unk>, the first is '12 <unk> <|im_end|>'",
+    )
+
+
 def long_row(weight: float = 1.0) -> Any:
     exchanges = [message for n in range(6) for message in ({"role": "user", "content": f"tea {n}"}, turn(f"the {n}"))]
     exchanges[-1] = {**exchanges[-1], "weight": weight}
@@ -161,15 +225,27 @@ def long_row(weight: float = 1.0) -> Any:
 
 def test_what_is_cut_to_fit_is_noted() -> None:
     whole = check(long_row())
-    length = len(whole.fitted.rendered.input_ids)
+    length = len(whole.fitted[0].rendered.input_ids)
     cut = check(long_row(), None, length - 5)
     assert list(found(long_row(), None, length)) == []
-    assert [fault.kind for fault in cut.faults] == ["shortened"] and len(cut.fitted.rendered.input_ids) <= length - 5
-    assert cut.fitted.dropped_tokens == length - len(cut.fitted.rendered.input_ids)
+    assert [fault.kind for fault in cut.faults] == ["shortened"] and len(cut.fitted[0].rendered.input_ids) <= length - 5
+    assert cut.fitted[0].dropped_tokens == length - len(cut.fitted[0].rendered.input_ids)
     assert cut.faults[0].message == (
-        f"1 of 6 exchanges and {cut.fitted.dropped_tokens} of {length} tokens are dropped to fit "
-        f"({cut.fitted.trained_tokens_lost} of them were to be trained)"
+        f"1 of 6 exchanges and {cut.fitted[0].dropped_tokens} of {length} tokens are dropped to fit "
+        f"({cut.fitted[0].trained_tokens_lost} of them were to be trained)"
     )
+
+
+def test_a_long_row_is_rendered_whole_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cutting it rendered it again, which took most of the time with templates that need two renderings a turn."""
+    sizes: list[int] = []
+    for module in ("preflight.tokens", "tokenization.truncate"):
+        monkeypatch.setattr(
+            f"sage.libs.finetune.agent.{module}.render",
+            lambda sample, tokenizer: sizes.append(len(sample["messages"])) or render(sample, tokenizer),
+        )
+    check(long_row(), None, len(render(long_row(), tiny_tokenizer()).input_ids) - 5)
+    assert sizes == [12, 11]
 
 
 def test_what_is_left_of_a_long_row_is_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,19 +257,19 @@ def test_what_is_left_of_a_long_row_is_compared_too(monkeypatch: pytest.MonkeyPa
         return cut
 
     monkeypatch.setattr("sage.libs.finetune.agent.preflight.tokens.truncate", wrong)
-    length = len(check(long_row()).fitted.rendered.input_ids)
+    length = len(check(long_row()).fitted[0].rendered.input_ids)
     assert found(long_row(), None, length - 5)["tokens_differ"].startswith("once it is shortened to fit, the ")
 
 
 def test_a_row_that_cannot_fit_says_how_much_it_needs() -> None:
     findings = check(right(), None, 16)
     [fault] = findings.faults
-    assert fault.kind == "too_long" and "16" in fault.message and findings.fitted is None
+    assert fault.kind == "too_long" and "16" in fault.message and findings.fitted == []
     assert findings.trained_tokens == 0
 
 
 def test_a_row_whose_trained_turns_are_all_cut() -> None:
-    length = len(check(long_row(0.0)).fitted.rendered.input_ids)
+    length = len(check(long_row(0.0)).fitted[0].rendered.input_ids)
     findings = check(long_row(0.0), None, length // 2)
     assert {"shortened", "masked"} == {fault.kind for fault in findings.faults} and not findings.trained_tokens
     untrained = row(USER, turn("12", weight=0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft201909Validator, Draft202012Validator
 
 from sage.libs.finetune.agent.schemas.quick import quick_check
-from sage.libs.finetune.agent.schemas.tools import CallFaults, Tools, ToolSchema, UnusableSchema
+from sage.libs.finetune.agent.schemas.tools import CallFaults, Tools, ToolSchema, UnusableSchema, tools_of
 
 NAMES = st.sampled_from(["a", "b", "c"])
 NUMBERS = st.integers(-3, 3) | st.sampled_from([0.5, 1.0, -2.0])
@@ -162,3 +162,13 @@ def test_tools_tell_their_faults_and_keep_the_rest_usable() -> None:
 def test_long_values_are_cut_in_the_message() -> None:
     faults = ToolSchema(CITY).faults({"city": "x" * 500})
     assert faults and faults.misfit and len(faults.misfit) < 200
+
+
+def test_few_tool_lists_are_remembered() -> None:
+    """Each may hold hundreds of compiled tools: with 4096 of them, 5000 rows of 20 tools took 800 MB."""
+    assert tools_of.cache_info().maxsize <= 256
+
+
+def test_parameters_without_properties_around_them_would_check_nothing() -> None:
+    with pytest.raises(UnusableSchema, match="holds 'city' where a JSON schema has 'properties'"):
+        ToolSchema({"city": {"type": "str", "description": "where"}})

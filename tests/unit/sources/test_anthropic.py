@@ -47,7 +47,7 @@ def test_blocks_become_turns():
 def test_a_row_of_mere_text_is_no_proof_but_fits():
     plain = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     assert not ANTHROPIC.matches(plain) and ANTHROPIC.accepts(plain)
-    assert ANTHROPIC.matches(ROW) and ANTHROPIC.matches({**plain, "system": "You are."})
+    assert ANTHROPIC.matches(ROW) and not ANTHROPIC.matches({**plain, "system": "You are."})
     openai = {"messages": [*plain["messages"], {"role": "tool", "content": "", "tool_call_id": "a"}]}
     assert not ANTHROPIC.accepts(openai) and not ANTHROPIC.matches({**openai, "system": "You are."})
     assert [message["content"] for message in read(plain)["messages"]] == ["a", "b"]
@@ -83,3 +83,12 @@ def test_what_cannot_be_said_in_a_chat_is_refused_by_its_place(row, message):
     with pytest.raises(DataError) as caught:
         read(row)
     assert str(caught.value).startswith(f"{WHERE}: {message}")
+
+
+def test_calls_of_the_other_form_are_refused_and_null_ones_left_out():
+    """`tool_calls: null` beside blocks ended in a TypeError."""
+    assert read({"messages": [{"role": "assistant", "content": "a", "tool_calls": None}]})["messages"] == [
+        {"role": "assistant", "content": "a"}
+    ]
+    with pytest.raises(DataError, match=r"messages\[0\]\.tool_calls: a call of OpenAI's form; read the file with"):
+        read({"messages": [{"role": "assistant", "content": "a", "tool_calls": [1]}]})

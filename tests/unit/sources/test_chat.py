@@ -65,9 +65,9 @@ def test_the_deprecated_function_form_becomes_calls_with_ids_that_pair():
         "function_call": "auto",
     }
     sample = read(row)
-    assert sample["messages"][1]["tool_calls"] == [called("search", {"q": 1}, "call_1")]
-    assert sample["messages"][2] == {"role": "tool", "name": "search", "content": "x", "tool_call_id": "call_1"}
-    assert sample["messages"][3]["tool_calls"][0]["id"] == sample["messages"][4]["tool_call_id"] == "call_2"
+    assert sample["messages"][1]["tool_calls"] == [called("search", {"q": 1}, "call00001")]
+    assert sample["messages"][2] == {"role": "tool", "name": "search", "content": "x", "tool_call_id": "call00001"}
+    assert sample["messages"][3]["tool_calls"][0]["id"] == sample["messages"][4]["tool_call_id"] == "call00002"
     assert sample["messages"][5] == DONE
     assert sample["tools"] == [TOOL]
     assert sample["metadata"] == {"function_call": "auto"}
@@ -92,14 +92,20 @@ def turns(calls, *answers):
 @pytest.mark.parametrize(
     ("messages", "expected"),
     [
-        (turns([("f", 0), ("g", 0)], {}, {}), [["call_1", "call_2"], "call_1", "call_2"]),
-        (turns([("f", 0), ("g", 0)], {"name": "g"}, {"name": "f"}), [["call_2", "call_1"], "call_1", "call_2"]),
+        (turns([("f", 0), ("g", 0)], {}, {}), [["call00001", "call00002"], "call00001", "call00002"]),
+        (
+            turns([("f", 0), ("g", 0)], {"name": "g"}, {"name": "f"}),
+            [["call00002", "call00001"], "call00001", "call00002"],
+        ),
         (turns([("f", "a"), ("g", "b")], {}, {}), [["a", "b"], "a", "b"]),
         (turns([("f", 0), ("g", 0)], {"tool_call_id": "x"}, {"tool_call_id": "y"}), [["x", "y"], "x", "y"]),
-        (turns([("f", "a"), ("g", 0)], {"tool_call_id": "a"}, {}), [["a", "call_1"], "a", "call_1"]),
+        (turns([("f", "a"), ("g", 0)], {"tool_call_id": "a"}, {}), [["a", "call00001"], "a", "call00001"]),
         (turns([("f", 7), ("g", 8)], {"tool_call_id": 8}, {"tool_call_id": 7}), [["7", "8"], "8", "7"]),
-        (turns([("f", 0)], {}) + turns([("f", "call_1")], {}), [["call_2"], "call_2", ["call_1"], "call_1"]),
-        (turns([("f", 0)]), [["call_1"]]),
+        (
+            turns([("f", 0)], {}) + turns([("f", "call00001")], {}),
+            [["call00002"], "call00002", ["call00001"], "call00001"],
+        ),
+        (turns([("f", 0)]), [["call00001"]]),
         (turns([("f", "a")], {"tool_call_id": "z"}, {}), [["a"], "z", "a"]),  # a stray answer is for preflight to find
     ],
 )
@@ -128,9 +134,14 @@ def test_ms_swift_calls_and_answers_become_turns():
     ]  # fmt: skip
     first, second = sample["messages"][1], sample["messages"][4]
     assert (first["content"], first["weight"], second["weight"]) == ("Let me look.", 1.0, 0.0)
-    assert [call["id"] for call in first["tool_calls"]] == ["call_1", "call_2"]
+    assert [call["id"] for call in first["tool_calls"]] == ["call00001", "call00002"]
     assert first["tool_calls"][1]["time"] == 5
-    assert [message.get("tool_call_id") for message in sample["messages"]][2:6] == ["call_1", "call_2", None, "call_3"]
+    assert [message.get("tool_call_id") for message in sample["messages"]][2:6] == [
+        "call00001",
+        "call00002",
+        None,
+        "call00003",
+    ]
     assert [tool["function"]["name"] for tool in sample["tools"]] == ["search", "open"]
 
 

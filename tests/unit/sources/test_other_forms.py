@@ -47,10 +47,10 @@ def test_sharegpt_with_calls_as_llama_factory_has_it():
     first = sample["messages"][2]
     assert first["content"] == "I look."
     assert [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in first["tool_calls"]] == [
-        ("call_1", "search", {"q": 1}), ("call_2", "open", {})
+        ("call00001", "search", {"q": 1}), ("call00002", "open", {})
     ]  # fmt: skip
     ids = [message["tool_call_id"] for message in sample["messages"] if message["role"] == "tool"]
-    assert ids == ["call_1", "call_2", "call_3", "call_4"]
+    assert ids == ["call00001", "call00002", "call00003", "call00004"]
     assert sample["messages"][8] == {"role": "assistant", "content": "", "markdown": None}
     assert sample["metadata"] == {"id": "x"} and len(sample["tools"]) == 2
 

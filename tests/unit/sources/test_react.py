@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from sage.libs.finetune.agent.chatml import from_chatml
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.sources.importers.known import ORDER
 from sage.libs.finetune.agent.sources.importers.react import REACT, infer_tools, name_inputs
-from sage.libs.finetune.agent.sources.importers.react_text import Block, looks_like_react, observation_text, parse_react
+from sage.libs.finetune.agent.sources.importers.react_text import (
+    Block,
+    is_bare_answer,
+    looks_like_react,
+    observation_text,
+    parse_react,
+)
 from sage.libs.finetune.agent.sources.rows import read_sample
 from sage.libs.finetune.agent.types import Sample
 
@@ -31,7 +38,7 @@ def parsed(text: str) -> list[tuple[Any, ...]]:
 
 
 def read(row: dict[str, Any]) -> Sample:
-    assert REACT.matches(row)
+    assert REACT.matches(row) or REACT.accepts(row)
     return read_sample(REACT.read(row, "a:1"), "a:1")
 
 
@@ -149,7 +156,8 @@ def test_what_is_broken_is_named_with_its_line(text: str, message: str) -> None:
 def test_text_without_fields() -> None:
     assert parse_react("Just words: an Action: search[x] within a line.", "a:1") == []
     assert not looks_like_react("Just words.") and not looks_like_react(None)
-    assert looks_like_react(EPISODE) and looks_like_react("Answer: 4")
+    assert looks_like_react(EPISODE) and looks_like_react("Thought: 4?\nAnswer: 4")
+    assert not looks_like_react("Answer: 4") and is_bare_answer("Final Answer: 4") and not is_bare_answer(EPISODE)
     assert observation_text("\nObservation 3:  x ") == "x" and observation_text(" x ") == "x"
 
 
@@ -358,3 +366,20 @@ def test_which_importer_is_found(row: dict[str, Any], name: str) -> None:
 
 def test_blocks_are_values() -> None:
     assert parse_react("Action: a[1]", "x") == [Block("", "a", {"input": "1"})]
+
+
+def test_many_half_actions_in_one_thought_cost_no_more_than_their_length() -> None:
+    """Each was cut out of the text to be looked at: minutes for a megabyte."""
+    text = "Thought: " + "x Action: b[ " * 20_000
+    start = time.perf_counter()
+    with pytest.raises(DataError, match="a thought without an action"):
+        parse_react(text, "a:1")
+    assert time.perf_counter() - start < 5  # 0.1 s; before, 25 s
+
+
+@pytest.mark.parametrize("last", [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Action: b[2]"}])
+def test_a_system_turn_may_stand_between_a_call_and_what_follows(last: dict[str, str]) -> None:
+    """It was taken for the turn of the call: KeyError."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Action: a[1]"}]
+    sample = read({"messages": [*turns, {"role": "system", "content": "s"}, last]})
+    assert [(turn["role"], turn.get("name")) for turn in sample["messages"][2:4]] == [("system", None), ("tool", "a")]

@@ -37,7 +37,7 @@ def sources(path, **options):
     [
         (CHAT, "chat"), (SHAREGPT, "sharegpt"), (ALPACA, "alpaca"), (REACT, "react"), (TRAJECTORY, "trajectory"),
         (ANTHROPIC, "anthropic"), ({"conversations": CHAT["messages"]}, "chat"),
-        ({**CHAT, "system": "Be."}, "anthropic"),
+        ({**CHAT, "system": "Be."}, "chat"), ({**CHAT, "system": [{"type": "text", "text": "Be."}]}, "anthropic"),
         ({"messages": [*CHAT["messages"], CALLED]}, "chat"), ({"messages": json.dumps(CHAT["messages"])}, "chat"),
     ],
 )  # fmt: skip

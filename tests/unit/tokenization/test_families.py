@@ -13,9 +13,11 @@ from tests.unit.tokenization.conversations import conversations
 from tests.unit.tokenization.templates import FAMILIES, family_tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from sage.libs.finetune.agent.chatml import to_chatml
 from sage.libs.finetune.agent.errors import DataError, ModelError
 from sage.libs.finetune.agent.tokenization.render import IGNORED, render, render_prompt, special_tokens_in
 from sage.libs.finetune.agent.tokenization.template import prepare_template, stop_ids
+from sage.libs.finetune.agent.types import AgentTrajectory, TrajectoryStep
 
 TOOLS: Any = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}}]
 SINGLE: Any = [
@@ -190,3 +192,9 @@ def test_special_tokens_in_a_text() -> None:
     assert special_tokens_in("<tool_call> is a word, <|im_end is none", tokenizer) == []
     assert special_tokens_in("<s>struck</s>", TOKENIZERS["mistral"]) == ["<s>", "</s>"]
     assert special_tokens_in("", tokenizer) == []
+
+
+def test_our_own_call_ids_suit_mistral() -> None:
+    steps = [TrajectoryStep("", "find", {"query": "tea"}, "12"), TrajectoryStep("", "finish", {"answer": "12"})]
+    row = to_chatml(AgentTrajectory("a", "What is tea?", steps, tools=TOOLS))
+    assert render(row, TOKENIZERS["mistral"]).turns

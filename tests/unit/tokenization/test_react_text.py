@@ -104,6 +104,12 @@ def test_any_text_ends_in_a_call_or_an_error(text):
         assert (parsed.error is None) == (len(parsed.calls) == 1)
 
 
+def test_the_end_of_a_thought_in_an_input_ends_no_thought():
+    assert call('Action: search\nAction Input: {"</think>": null}') == ("search", {"</think>": None})
+    parsed = read_react("I could write\nAction: no[x]\n</think>\nAction: search[tea]", TOOLS)
+    assert (parsed.calls[0].name, parsed.reasoning) == ("search", "I could write\nAction: no[x]")
+
+
 @given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text())))
 def test_json_arguments_come_back_whatever_is_in_them(arguments):
     assert call(f"Action: search\nAction Input: {json.dumps(arguments)}") == ("search", arguments)

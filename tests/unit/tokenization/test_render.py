@@ -202,6 +202,14 @@ def test_a_turn_without_stop_token_is_refused(messages: Any) -> None:
         render({"messages": [messages[1], messages[7]]}, tokenizer)
 
 
+def test_an_added_token_that_is_no_control_token_ends_no_turn(messages: Any) -> None:
+    """Qwen3's </tool_call> is an added token, yet a word of the model's own: generation goes on after it."""
+    tokenizer = with_template(PLAIN.replace("<|im_end|>", "</tool_call>"))
+    tokenizer.add_tokens(["</tool_call>"])
+    with pytest.raises(ModelError, match="without a stop token"):
+        render({"messages": [messages[1], messages[7]]}, tokenizer)
+
+
 PLAIN = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -62,7 +62,7 @@ def test_a_template_that_shows_tools_is_kept() -> None:
     ("old", "new", "fault"),
     [
         ("tools | tojson", "''", "drops tool schemas"),
-        ("call.function.arguments | tojson", "''", "drops tool calls"),
+        ("call.function.arguments | tojson", "''", "drops or rewrites 'probe_argument' in the call of 'probe_tool'"),
         ("<tool_response>\n' + m.content", "<tool_response>\n'", "drops observations"),
         ("m.role + '\n' + m.content", "m.role + '\n' + (m.content if loop.last else '')", "not prefix-preserving"),
         ("{{- '<|im_end|>\n' }}\n    {%- endif", "{{- '\n' }}\n    {%- endif", "without a stop token"),
@@ -132,3 +132,14 @@ def test_stop_ids_join_eos_and_the_turn_end() -> None:
     assert stop_ids(tokenizer, GenerationConfig(eos_token_id=[77, turn_end])) == sorted([end_of_text, turn_end, 77])
     assert stop_ids(tokenizer, GenerationConfig(eos_token_id=88)) == sorted([end_of_text, turn_end, 88])
     assert stop_ids(tokenizer_with(None)) == [turn_end]
+
+
+def test_of_several_named_templates_the_one_for_tools_is_kept(tmp_path: Path, messages: Any, tools: Any) -> None:
+    """A row without tools was rendered by another template than the one file a server is given."""
+    tokenizer = tokenizer_with(None)
+    tokenizer.chat_template = {"default": CHATML, "tool_use": WITH_TOOLS}
+    assert prepare_template(tokenizer, small_model=True).source == "model"
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(tmp_path).chat_template == WITH_TOOLS
+    tokenizer.chat_template = {"rag": WITH_TOOLS}
+    assert prepare_template(tokenizer, small_model=True).source == "chatml_tools"

@@ -54,6 +54,15 @@ def test_a_later_question_stays_while_a_turn_answers_it(tokenizer: Any, messages
     assert (truncated.rendered, truncated.dropped_messages) == (expected, 3)
 
 
+def test_a_question_of_several_turns_stays_whole(tokenizer: Any, messages: Any) -> None:
+    """A document, then what is asked about it: the answer would be trained without the document."""
+    document = {"role": "user", "content": "A document."}
+    asked = [messages[1], messages[7], document, messages[8], *messages[2:4], messages[9]]
+    expected = render({"messages": [messages[1], document, messages[8], messages[9]]}, tokenizer)
+    truncated = truncate({"messages": asked}, tokenizer, len(expected.input_ids))
+    assert (truncated.rendered, truncated.dropped_messages) == (expected, 3)
+
+
 def test_tools_are_kept(tokenizer: Any, messages: Any, tools: Any) -> None:
     sample: Any = {"messages": messages, "tools": tools}
     truncated = truncate(sample, tokenizer, len(render(sample, tokenizer).input_ids) - 1)

@@ -12,7 +12,7 @@ from tests.unit.training.conftest import conversation
 
 from sage.libs.finetune.agent import AgentSFTTrainer, ConfigError, DataError
 from sage.libs.finetune.agent.tokenization import render as render_module
-from sage.libs.finetune.agent.training.data import TokenRows, token_rows
+from sage.libs.finetune.agent.training.data import TokenRows, token_rows, trained_tokens
 from sage.libs.finetune.agent.validation import validate
 
 WORDS = ["desk", "lamp", "chair", "sofa"]
@@ -37,10 +37,10 @@ def untrained() -> Any:
 
 @pytest.fixture
 def load(tmp_path: Path):
-    def read(data: list[Any], max_length: int = 512, allow: Any = ()) -> TokenRows:
+    def read(data: list[Any], max_length: int = 512, allow: Any = (), truncation: str = "drop") -> TokenRows:
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in data))
-        return token_rows(str(path), tiny_tokenizer(), max_length, frozenset(allow))
+        return token_rows(str(path), tiny_tokenizer(), max_length, frozenset(allow), truncation=truncation)
 
     return read
 
@@ -62,7 +62,8 @@ def test_a_faulty_row_stops_with_one_line(load: Any, tmp_path: Path) -> None:
     assert first == "3 of 7 rows are not fit to train on: unreadable (1), arguments (2), duplicate (1)"
     assert fault.startswith(f"{path}:7: not JSON (Expecting property name enclosed in double quotes at character 2)")
     assert remedy == (
-        f"`sage-finetune data validate {path} --model MODEL` for the rest, or let them through with --allow "
+        f"`sage-finetune data validate {path} --model MODEL --max-seq-length 512` for the rest, or let them through "
+        "with --allow "
         "unreadable,arguments,duplicate"
     )
 
@@ -87,6 +88,15 @@ def test_allowed_rows_that_train_nothing_are_left_out(load: Any, caplog: pytest.
     assert data.manifest["found"] == dict.fromkeys(["unreadable", "roles", "untrained", "template", "too_long"], 1)
     assert "4 of 8 rows are left out: nothing of them can be trained on" in caplog.text
     assert [sample["messages"][0]["content"] for sample in data.samples] == [f"Find {word}." for word in WORDS]
+
+
+def test_weights_reach_the_rows_that_are_trained(load: Any) -> None:
+    """Without them each of these turns would count fully, and nothing would say so."""
+    weighted = conversation("bed", "9")
+    next(message for message in weighted["messages"] if message["role"] == "assistant")["weight"] = 0.25
+    plain, row = load([conversation("rug", "9"), weighted]).rows
+    assert "weights" not in plain and set(row["weights"]) == {0.0, 0.25, 1.0}
+    assert [weight > 0 for weight in row["weights"]] == [label != -100 for label in row["labels"]]
 
 
 def test_nothing_left_is_an_error_that_says_why(load: Any) -> None:
@@ -136,3 +146,18 @@ def test_eval_data_is_checked_too(make_config: Any, tmp_path: Path) -> None:
     (tmp_path / "eval.jsonl").write_text(json.dumps(misfit()) + "\n")
     with pytest.raises(DataError, match=r"not fit to train on: arguments \(1\); first .*eval.jsonl:1"):
         AgentSFTTrainer(make_config(eval_data=str(tmp_path / "eval.jsonl"))).train()
+
+
+def test_windows_train_each_turn_of_a_long_row_once(load: Any) -> None:
+    long = conversation("bed", "9")
+    for word in WORDS:
+        turns = json.loads(json.dumps(conversation(word, "8")).replace("call_1", f"call_{word}"))
+        long["messages"] += turns["messages"]
+    [whole] = load([long], max_length=4096).rows
+    data = load([long], len(whole["input_ids"]) * 2 // 3, truncation="windows")
+    assert len(data.rows) == len(data.samples) == data.manifest["rows"] > 1 == data.manifest["rows_read"]
+    assert sum(map(trained_tokens, data.rows)) == trained_tokens(whole)
+    assert data.manifest["found"] == {"split": 1} and data.manifest["rows_shortened"] == 0
+    assert data.manifest["tokens"] == sum(len(row["input_ids"]) for row in data.rows)
+    shortened = load([long], len(whole["input_ids"]) * 2 // 3).manifest
+    assert shortened["found"] == {"shortened": 1} and shortened["trained_tokens_lost"] > 0

@@ -68,7 +68,7 @@ def tasks(*targets: int, **fields: Any) -> list[Task]:
 def test_an_episode_is_recorded_step_by_step() -> None:
     task = {
         **tasks(2)[0],
-        "tools": [{"type": "function"}],
+        "tools": [{"type": "function", "function": {"name": "find"}}],
         "system_prompt": "Count.",
         "metadata": {"split": "train"},
     }
@@ -83,7 +83,7 @@ def test_an_episode_is_recorded_step_by_step() -> None:
             ],
             success=True,
             total_reward=1.25,
-            tools=[{"type": "function"}],
+            tools=[{"type": "function", "function": {"name": "find"}}],
             system_prompt="Count.",
             metadata={"split": "train", "ended": "finish", "opening": "The counter shows 0."},
         )

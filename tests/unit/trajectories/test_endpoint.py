@@ -133,9 +133,9 @@ def test_any_call_is_a_decision(function):
 
 
 def test_messages_on_the_wire_have_ids_of_their_own():
-    turn = {"role": "assistant", "content": "", "tool_calls": [{**call(), "id": "call_1"}], "weight": 0.0}
+    turn = {"role": "assistant", "content": "", "tool_calls": [{**call(), "id": "call00001"}], "weight": 0.0}
     turn["tool_calls"][0]["function"]["arguments"] = {"q": "Tee für zwei"}
-    answer = {"role": "tool", "tool_call_id": "call_1", "name": "add", "content": "3"}
+    answer = {"role": "tool", "tool_call_id": "call00001", "name": "add", "content": "3"}
     sent = wire_messages([turn, answer, turn, answer])
     ids = ["call00001", "call00002"]  # an example before the task numbers its calls from 1, too
     assert [message["tool_calls"][0]["id"] for message in sent[::2]] == ids
@@ -209,6 +209,15 @@ def test_the_key_is_never_shown_and_clients_do_not_travel():
     again = pickle.loads(pickle.dumps(agent))
     assert (len(agent._clients), len(again._clients)) == (1, 0)
     assert (again.model, again.method, again.usage) == ("m", "react", Usage())
+
+
+def test_a_key_that_no_header_can_hold_is_refused_unseen(monkeypatch):
+    """The HTTP client would quote the header it refuses: in the log, and in the error that goes to the file."""
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-secret\n")
+    assert EndpointAgent("m", base_url=URL)._api_key == "sk-secret"  # the line end of a file is no part of the key
+    for key in ("sk-se\ncret", "sk-se\x00cret", "sk-sécret", "sk secret", "\n"):
+        with pytest.raises(ConfigError, match=r"^EndpointAgent: api_key: expected one word of ASCII characters; see"):
+            EndpointAgent("m", base_url=URL, api_key=key)
 
 
 def test_usage_is_a_copy():

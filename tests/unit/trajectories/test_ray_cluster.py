@@ -136,6 +136,21 @@ def test_what_cannot_be_sent_is_named() -> None:
 
     with pytest.raises(ConfigError, match=r"^executor 'ray': the agent cannot be sent to workers \(TypeError: .*lock"):
         collected(Locked(), TASKS[:1], executor="ray")
+    task = {**TASKS[0], "lock": threading.Lock()}
+    with pytest.raises(
+        ConfigError, match=r"^executor 'ray': task 'train-0-0000' cannot be sent to .* \(TypeError: .*lock"
+    ):
+        collected(DeskExpert(), [task], executor="ray")
+
+
+def test_more_cpus_than_there_are_is_not_waited_for(cluster: Any, caplog: pytest.LogCaptureFixture) -> None:
+    cpus = cluster.cluster_resources()["CPU"]
+    ray_cluster._check_room(cluster, cpus, started=True)
+    assert caplog.text == ""
+    with pytest.raises(ConfigError, match=rf"^ray_cpus={cpus + 1:g}: this machine has {cpus:g} CPUs; give less$"):
+        ray_cluster._check_room(cluster, cpus + 1, started=True)
+    ray_cluster._check_room(cluster, cpus + 1, started=False)  # a cluster may grow
+    assert f"no machine of the cluster has {cpus + 1:g} CPUs" in caplog.text
 
 
 def test_a_cluster_started_here_is_not_on_the_network(cluster: Any) -> None:
@@ -157,7 +172,8 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_a_machine_lost_in_the_middle_changes_nothing() -> None:
-    from ray.cluster_utils import Cluster
+    with ray_cluster._environment(ray_cluster._LOOPBACK, "0"):  # imported without, it could start none here any more
+        from ray.cluster_utils import Cluster
 
     class Waits(DeskExpert):
         async def act(self, task: Any, history: Any) -> Any:  # type: ignore[override]

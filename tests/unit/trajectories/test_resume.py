@@ -212,6 +212,23 @@ def test_two_collections_do_not_write_to_one_file(tmp_path: Path) -> None:
     assert len(collect(path, Agent(), ["one", "two", "three"])) == len(keys(path)) == 3
 
 
+def test_what_another_collection_wrote_since_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one begins and ends between the look at the file and the first episode."""
+    path, before = tmp_path / "t.jsonl", TrajectoryCollector._finished_before
+
+    def then_another(self: TrajectoryCollector, attempts: Any) -> Any:
+        found = before(self, attempts)
+        monkeypatch.setattr(TrajectoryCollector, "_finished_before", before)
+        collect(path, Agent(), NAMES[:3])
+        return found
+
+    monkeypatch.setattr(TrajectoryCollector, "_finished_before", then_another)
+    agent = Agent()
+    with pytest.raises(DataError, match=f"^{path}: another collection wrote to it just now; collect into it again to"):
+        collect(path, agent, NAMES[:3])
+    assert agent.worked == [] and len(keys(path)) == len(collect(path, agent, NAMES[:3])) == 3
+
+
 def test_an_empty_file_is_as_good_as_none(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").touch()
     assert len(collect(tmp_path / "t.jsonl", Agent(), ["one"], resume=False)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -182,6 +183,24 @@ def test_a_program_with_its_own_way_with_ctrl_c_keeps_it() -> None:
         assert seen == [own]
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_full_disk_is_one_line_and_what_was_written_stays(tmp_path: Path, concurrency: int) -> None:
+    path, limits = tmp_path / "t.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # as good as a full disk to whoever writes
+    try:
+        with pytest.raises(TrajectoryError) as raised:
+            collected(lambda *_: FINISH, ["a"] * 50, concurrency=concurrency, output_path=path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    whole = path.read_bytes().count(b"\n")
+    assert 2 < whole < 50
+    assert str(raised.value) == (
+        f"File too large: make room and go on; {whole} of 50 episodes are in {path}; collect the same tasks into it "
+        "again to go on"
+    )
+    assert len(collected(lambda *_: FINISH, ["a"] * 50, output_path=path)) == len(load_trajectories(path)) == 50
 
 
 def test_an_interrupt_without_a_file_says_that_the_work_is_lost(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,16 @@ from typing import Any
 
 from sage.libs.finetune.agent.answers import answer_text, join_answer, split_thought
 from sage.libs.finetune.agent.errors import DataError
-from sage.libs.finetune.agent.types import FINISH, INVALID, RESPOND, AgentTrajectory, Message, ToolSpec, TrajectoryStep
+from sage.libs.finetune.agent.types import (
+    FINISH,
+    INVALID,
+    RESPOND,
+    AgentTrajectory,
+    Message,
+    ToolSpec,
+    TrajectoryStep,
+    call_id,
+)
 
 UNTRAINED = "not to be trained on (weight 0)"
 """The error of a step whose turn had weight 0 for a reason that its row does not tell."""
@@ -54,7 +63,7 @@ def to_chatml(
             "total_reward": trajectory.total_reward,
         },
     }
-    true = copy.deepcopy(trajectory.to_dict())
+    true = trajectory.to_dict()
     if system_prompt is not None:
         true["system_prompt"] = system_prompt or None
     if not include_observation:
@@ -91,13 +100,13 @@ def to_messages(
         last = number == len(trajectory.steps)
         if step.action == FINISH and step.error is None and not last:
             raise DataError(f"{where}: '{FINISH}' ends an episode but steps follow; cut the trajectory here")
-        turn = _assistant_turn(step, f"call_{number}", where, names)
+        turn = _assistant_turn(step, call_id(number), where, names)
         if step.error is not None:
             turn["weight"] = 0.0
         messages.append(turn)
         answer = {"content": step.observation if include_observation else ""}
         if "tool_calls" in turn and (step.action != FINISH or not last):
-            messages.append({"role": "tool", "tool_call_id": f"call_{number}", "name": step.action, **answer})
+            messages.append({"role": "tool", "tool_call_id": call_id(number), "name": step.action, **answer})
         elif not last or (step.action == RESPOND and step.observation):
             messages.append({"role": "user", **answer})
     return messages  # type: ignore[return-value]
@@ -130,7 +139,7 @@ def from_chatml(sample: Mapping[str, Any], where: str = "row") -> AgentTrajector
     system_prompt, instruction = "\n\n".join(system) or None, "\n\n".join(task)
     if opening := metadata.get("opening"):
         instruction = instruction.removesuffix(f"\n\n{opening}")
-    task_id = metadata.pop("task_id", None) or task_key(instruction, system_prompt, tools)
+    task_id = metadata.pop("task_id", None) or task_key(instruction, system_prompt, shown_tools(tools, metadata))
     success, reward = metadata.pop("success", None), metadata.pop("total_reward", None)
     if success not in (True, False):  # 1 and 0 are verdicts too; a word is none
         success = None
@@ -152,6 +161,11 @@ def task_key(instruction: str, system_prompt: str | None, tools: Sequence[ToolSp
     """An identifier for a task that came without one: equal tasks get equal ones."""
     text = json.dumps([instruction, system_prompt, list(tools)], sort_keys=True, ensure_ascii=False)
     return f"task-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+def shown_tools(tools: Sequence[ToolSpec], metadata: Mapping[str, Any]) -> list[ToolSpec]:
+    """The tools that tell a task from another: none where they were inferred from what the agent did with them."""
+    return [] if metadata.get("tools_inferred") else list(tools)
 
 
 def user_text(trajectory: AgentTrajectory) -> str:

@@ -132,7 +132,7 @@ class AgentSFTConfig(Config):
     )
     gradient_accumulation_steps: int = option(4, "batches per optimiser step", low=1)
     max_seq_length: int = option(
-        2048, "longest row in tokens; longer ones lose whole exchanges, oldest first", low=16,
+        2048, "longest row in tokens; see truncation for longer ones", low=16,
         aliases=("max_length", "max_seq_len"),
     )  # fmt: skip
     use_lora: bool = option(True, "train LoRA adapters; false trains all weights", aliases=("use_peft",))
@@ -168,6 +168,9 @@ class AgentSFTConfig(Config):
     eval_batch_size: int = option(32, "rows generated at once", low=1, aliases=("per_device_eval_batch_size",))
     max_new_tokens: int = option(128, "longest reply in evaluation, in tokens", low=1)
     seed: int = option(0, "fixes adapter initialisation, row order and dropout", low=0, high=2**32 - 1)
+    truncation: Literal["drop", "windows"] = option(
+        "drop", "longer rows lose their oldest exchanges, or are split into windows that train each turn once"
+    )
     allow: str | None = option(None, "kinds of faults in rows to let through, separated by commas (data validate)")
 
     def conflicts(self) -> list[str]:

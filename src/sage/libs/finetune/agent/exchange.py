@@ -103,7 +103,7 @@ def convert_file(
         source: Name of the input's form; `auto` finds it by looking at the first rows.
         to: Name of an exporter (`conversion.export.EXPORTERS`).
         tools: Tool schemas for rows that have none of their own.
-        include_observation: Without, the turns of tools stay but are empty.
+        include_observation: Without, the turns of tools, and of users after the assistant's first, stay but are empty.
         system_prompt: System message of every row instead of its own; "" leaves it out.
         arguments: For chatml, the arguments of calls as objects or, as OpenAI's servers want them, as JSON text.
         skip_bad: Write the other rows when some cannot be converted; else nothing is written then.
@@ -186,8 +186,9 @@ def lost_fields(sample: Sample, row: Mapping[str, Any], importer: str, where: st
 def _compare_messages(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], found: Any) -> None:
     roles = [[message["role"] for message in messages] for messages in (one, other)]
     for role in dict.fromkeys(roles[0]):
-        ours = [message for message in one if message["role"] == role]
-        theirs = [message for message in other if message["role"] == role]
+        default = {"weight": 1} if role == "assistant" else {}  # a turn without a weight is trained
+        ours = [{**default, **message} for message in one if message["role"] == role]
+        theirs = [{**default, **message} for message in other if message["role"] == role]
         if len(ours) != len(theirs):
             found[f"messages[{role}]"] = None
         for message, twin in zip(ours, theirs, strict=False):

@@ -184,8 +184,8 @@ class JsonlAppender:
 
 @contextmanager
 def _replacement(path: str | Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place when the block ends without an exception."""
-    path = Path(path)
+    """A file beside `path` that takes its place when the block ends without an exception; a link stays one."""
+    path = Path(os.path.realpath(path))
     check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.tmp")

@@ -23,6 +23,16 @@ RESPOND = "respond"
 """The action of saying something to the user; its input is `{"content": ...}`, the user's answer the observation."""
 
 
+def call_id(number: int) -> str:
+    """The id of the `number`-th call of a conversation: nine letters and digits, since Mistral's templates want that.
+
+    Example:
+        >>> call_id(1)
+        'call00001'
+    """
+    return f"call{number:05d}"
+
+
 class ToolCall(TypedDict):
     """One call in an assistant message, `arguments` as a dict."""
 

@@ -111,17 +111,17 @@ class ValidationReport:
         return True
 
     def _add_tokens(self, found: TokenFindings) -> None:
-        fitted = found.fitted
-        if fitted is None:
-            return
         if self.tokens is None:
             self.tokens = dict.fromkeys(_TOKENS, 0)
-        length = len(fitted.rendered.input_ids)
-        more = (length, found.trained_tokens, 0, fitted.dropped_messages > 0, fitted.dropped_messages,
-                fitted.dropped_exchanges, fitted.dropped_tokens, fitted.trained_tokens_lost)  # fmt: skip
-        for name, number in zip(_TOKENS, more, strict=True):
-            self.tokens[name] += number
-        self.tokens["longest"] = max(self.tokens["longest"], length)
+        tokens, lengths = self.tokens, [len(row.rendered.input_ids) for row in found.fitted]
+        tokens["total"] += sum(lengths)
+        tokens["trained"] += found.trained_tokens
+        tokens["longest"] = max(tokens["longest"], *lengths)
+        if len(found.fitted) == 1 and found.fitted[0].dropped_messages:  # windows together drop nothing
+            [row] = found.fitted
+            tokens["shortened"] += 1
+            for name in _DROPPED:
+                tokens[name] += getattr(row, name)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -135,10 +135,8 @@ class ValidationReport:
         }  # fmt: skip
 
 
-_TOKENS = (
-    "total", "trained", "longest", "shortened", "dropped_messages", "dropped_exchanges", "dropped_tokens",
-    "trained_tokens_lost",
-)  # fmt: skip
+_DROPPED = ("dropped_messages", "dropped_exchanges", "dropped_tokens", "trained_tokens_lost")
+_TOKENS = ("total", "trained", "longest", "shortened", *_DROPPED)
 
 
 def check_rows(
@@ -147,6 +145,7 @@ def check_rows(
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
     progress: Progress = silent,
+    truncation: str = "drop",
 ) -> Iterator[CheckedRow]:
     """The rows of a data set with their faults, one at a time.
 
@@ -156,6 +155,7 @@ def check_rows(
         tokenizer: With its chat template; without, rows are not rendered and nothing of torch is loaded.
         max_length: Longest row in tokens.
         progress: Told the line that is looked at, for files of lines.
+        truncation: What becomes of longer rows: `drop` (their oldest exchanges go) or `windows` (they are split).
 
     Raises:
         DataError: when the data set cannot be read at all, holds no rows, or its form is unknown.
@@ -166,7 +166,7 @@ def check_rows(
     if tokenizer is not None:
         from sage.libs.finetune.agent.preflight.tokens import TokenChecks
 
-        tokens = TokenChecks(tokenizer, max_length)
+        tokens = TokenChecks(tokenizer, max_length, truncation)
     for number, row in enumerate(imported(reference, source), start=1):
         if number % _PACE == 0:
             _tell(progress, row.where, lines)
@@ -186,6 +186,7 @@ def validate(
     max_length: int | None = None,
     allow: Collection[str] = (),
     progress: Progress = silent,
+    truncation: str = "drop",
 ) -> ValidationReport:
     """Check every row of a data set and count what is wrong.
 
@@ -196,13 +197,14 @@ def validate(
         max_length: Longest row in tokens.
         allow: Kinds of faults that do not fail a row.
         progress: As for `check_rows`.
+        truncation: As for `check_rows`.
 
     Raises:
         ConfigError: for an unknown kind in `allow`, and as `check_rows`.
         DataError: as `check_rows`.
     """
     report = ValidationReport(str(reference), allowed_kinds(",".join(allow)))
-    for row in check_rows(reference, source, tokenizer, max_length, progress):
+    for row in check_rows(reference, source, tokenizer, max_length, progress, truncation):
         report.add(row)
     return report
 

@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 ENDPOINT = "endpoint"
 """The agent that is a model behind a server."""
+BATCH_SIZE = 32
+"""Episodes that a model on this machine works on at once, unless told otherwise."""
+FACTS = ("agent", "seed", "failure_rate", "environment", "endpoint_model", "method", "temperature")
+"""All that `made_by` may say."""
 
 
 def check_agent(config: CollectConfig, named: Named) -> None:
@@ -39,13 +43,18 @@ def check_agent(config: CollectConfig, named: Named) -> None:
                 f"environment '{config.environment}' has no agent '{agent}'; give --agent "
                 f"{', '.join(known)}, or a model's id or folder"
             )
-    for names, reads, who in (
-        (("base_url", "endpoint_model"), agent == ENDPOINT, "--agent endpoint"),
-        (("temperature", "strategy", "calls", "max_new_tokens"), agent not in scripted, "models"),
+    this = f"--agent {agent}"
+    for names, reads, who, here in (
+        (("base_url", "endpoint_model"), agent == ENDPOINT, "--agent endpoint", this),
+        (("temperature", "strategy", "calls", "max_new_tokens"), agent not in scripted, "models", this),
+        (("failure_rate",), agent == "noisy", "--agent noisy", this),
+        (("batch_size",), agent not in known, "models on this machine", this),
+        (("ray_address", "ray_cpus"), config.executor == "ray", "--executor ray", "--executor local"),
+        (("split",), config.tasks is None, "the environment's own tasks", "--tasks"),
     ):
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name) is not None]
         if given and not reads:
-            raise ConfigError(f"{' and '.join(given)} is for {who}, not for --agent {agent}; leave it out")
+            raise ConfigError(f"{' and '.join(given)} is for {who}, not for {here}; leave it out")
     if config.concurrency > 1 and agent not in known and config.executor == "local":
         raise ConfigError("a model on this machine works on --batch-size episodes at once; leave --concurrency out")
     pick_strategy(config.strategy)
@@ -57,7 +66,7 @@ def made_by(config: CollectConfig) -> dict[str, Any]:
     """What trajectories say about who made them."""
     facts: dict[str, Any] = {"agent": config.agent, "seed": config.seed}
     if config.agent == "noisy":
-        facts["failure_rate"] = config.failure_rate
+        facts["failure_rate"] = _failure_rate(config)
     if config.environment != "desk":
         facts["environment"] = config.environment
     if config.agent == ENDPOINT:
@@ -69,6 +78,10 @@ def made_by(config: CollectConfig) -> dict[str, Any]:
     return facts
 
 
+def _failure_rate(config: CollectConfig) -> float:
+    return 0.3 if config.failure_rate is None else config.failure_rate
+
+
 def make_agent(config: CollectConfig, named: Named) -> object:
     """The agent itself; a model is loaded.
 
@@ -77,7 +90,7 @@ def make_agent(config: CollectConfig, named: Named) -> object:
         ModelError: when there is no such model.
     """
     if config.agent in named.agents:
-        return named.agents[config.agent](seed=config.seed, failure_rate=config.failure_rate)
+        return named.agents[config.agent](seed=config.seed, failure_rate=_failure_rate(config))
     settings: dict[str, Any] = {"strategy": config.strategy, "calls": config.calls or "native", "seed": config.seed}
     if config.agent == ENDPOINT:
         from sage.libs.finetune.agent.trajectories.endpoint import EndpointAgent
@@ -96,4 +109,5 @@ def make_agent(config: CollectConfig, named: Named) -> object:
     if config.max_new_tokens is not None:
         settings["max_new_tokens"] = config.max_new_tokens
     temperature = config.temperature or 0.0
-    return ModelAgent.from_pretrained(config.agent, batch_size=config.batch_size, temperature=temperature, **settings)
+    batch_size = config.batch_size or BATCH_SIZE
+    return ModelAgent.from_pretrained(config.agent, batch_size=batch_size, temperature=temperature, **settings)

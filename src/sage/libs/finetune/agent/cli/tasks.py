@@ -26,17 +26,21 @@ def tasks_of(config: CollectConfig, named: Named) -> list[dict[str, Any]]:
     from sage.libs.finetune.agent.trajectories.protocols import read_tasks
 
     if config.tasks is None:
-        if named.splits and config.split not in named.splits:
-            near = suggestion(config.split, named.splits)
+        split = config.split or "train"
+        if named.splits and split not in named.splits:
+            near = suggestion(split, named.splits)
             raise ConfigError(
-                f"environment '{config.environment}' has no split '{config.split}'; {near}known: "
-                f"{', '.join(named.splits)}"
+                f"environment '{config.environment}' has no split '{split}'; {near}known: {', '.join(named.splits)}"
             )
-        tasks = read_tasks(named.tasks(config.split, config.num_tasks, config.seed))
+        tasks = read_tasks(named.tasks(split, config.num_tasks or 100, config.seed))
     elif config.environment == "desk":
         tasks = _desk_tasks(config.tasks, config.agent, scripted=config.agent in named.agents)
     else:
         tasks = _read(config.tasks)[1]
+    if config.tasks is not None and config.num_tasks is not None:
+        if config.num_tasks > len(tasks):
+            raise ConfigError(f"{config.tasks} has {len(tasks)} tasks; ask for at most as many, not {config.num_tasks}")
+        tasks = tasks[: config.num_tasks]
     return [task if "tools" in task or not named.tools else {**task, "tools": named.tools} for task in tasks]
 
 
@@ -44,7 +48,6 @@ def _read(path: Path, check: Any = None) -> tuple[list[str], list[dict[str, Any]
     """The tasks of a file, and where each stands; `check(place, row)` comes before all else."""
     from sage.libs.finetune.agent.jsonl import read_jsonl
     from sage.libs.finetune.agent.trajectories.protocols import read_tasks
-    from sage.libs.finetune.agent.types import check_tools
 
     rows = list(read_jsonl(path))
     if not rows:
@@ -53,10 +56,7 @@ def _read(path: Path, check: Any = None) -> tuple[list[str], list[dict[str, Any]
     for place, (_, row) in zip(places, rows, strict=True):
         if check is not None:
             check(place, row)
-    tasks = read_tasks([row for _, row in rows], places)
-    for place, task in zip(places, tasks, strict=True):
-        check_tools(task.get("tools", []), place)
-    return places, tasks
+    return places, read_tasks([row for _, row in rows], places)
 
 
 def _desk_tasks(path: Path, agent: str, *, scripted: bool) -> list[dict[str, Any]]:

@@ -15,12 +15,11 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from typing import Any, Literal, get_args
 
-from sage.libs.finetune.agent.chatml import to_messages
+from sage.libs.finetune.agent.chatml import shown_tools, to_messages
 from sage.libs.finetune.agent.errors import ConfigError
 from sage.libs.finetune.agent.types import AgentTrajectory, Message
 
@@ -71,6 +70,8 @@ def preference_pairs(
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Pair successes with failures of the same task (the same `task_id`, instruction, system prompt and tools).
+
+    Tools that were inferred from an episode's own calls are no part of its task; a row then shows those of both.
 
     Args:
         trajectories: Any; those that broke off, have no steps or were never judged are left out.
@@ -153,15 +154,17 @@ def _paired(
 
 def _candidates(
     successes: Sequence[AgentTrajectory], failures: Sequence[AgentTrajectory], seed: int
-) -> list[tuple[AgentTrajectory, AgentTrajectory]]:
+) -> Iterator[tuple[AgentTrajectory, AgentTrajectory]]:
     """All pairs of a task, in rounds in which nobody comes twice; the seed says who meets whom."""
     if not successes or not failures:
-        return []
+        return
     rng = random.Random(f"preferences/{seed}/{successes[0].task_id}")
     good, bad = rng.sample(successes, len(successes)), rng.sample(failures, len(failures))
-    width = max(len(good), len(bad))  # in round r, success i meets failure i + r, counted round
-    order = sorted(product(range(len(good)), range(len(bad))), key=lambda pair: ((pair[1] - pair[0]) % width, pair))
-    return [(good[i], bad[j]) for i, j in order]
+    width = max(len(good), len(bad))
+    for start in range(width):  # success i meets failure i + start, counted round
+        for i, chosen in enumerate(good):
+            if (j := (i + start) % width) < len(bad):
+                yield chosen, bad[j]
 
 
 def _row(chosen: AgentTrajectory, rejected: AgentTrajectory, divergence: Divergence) -> dict[str, Any] | None:
@@ -172,11 +175,12 @@ def _row(chosen: AgentTrajectory, rejected: AgentTrajectory, divergence: Diverge
     start = next(index for index, message in enumerate(good) if message["role"] == "assistant")
     if divergence == "step":
         start = _parting(good, bad)
+    others = [tool for tool in rejected.tools if tool not in chosen.tools]  # only where both were inferred
     return {
         "prompt": good[:start],
         "chosen": good[start:],
         "rejected": bad[start:],
-        "tools": list(chosen.tools),
+        "tools": [*chosen.tools, *others],
         "metadata": {
             "task_id": chosen.task_id,
             "chosen_reward": chosen.total_reward,
@@ -210,7 +214,8 @@ def _said(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def _task(trajectory: AgentTrajectory) -> bytes:
     """Equal for episodes that were given the same task in the same words."""
     opening = trajectory.metadata.get("opening")
-    given = [trajectory.task_id, trajectory.instruction, trajectory.system_prompt, opening, trajectory.tools]
+    tools = shown_tools(trajectory.tools, trajectory.metadata)
+    given = [trajectory.task_id, trajectory.instruction, trajectory.system_prompt, opening, tools]
     return hashlib.sha256(json.dumps(given, sort_keys=True, default=repr).encode()).digest()
 
 

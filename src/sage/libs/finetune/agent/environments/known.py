@@ -13,15 +13,17 @@ the answers of functions.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.errors import AgentFinetuneError, ConfigError
 from sage.libs.finetune.agent.registry import suggestion
 from sage.libs.finetune.agent.types import Environment, ToolSpec
 
@@ -153,7 +155,7 @@ def _imported(path: Path) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up while it is being run
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         del sys.modules[spec.name]
@@ -163,7 +165,7 @@ def _imported(path: Path) -> ModuleType:
 def _tasks_of(module: ModuleType, file: str) -> Callable[[str, int, int], list[dict[str, Any]]]:
     tasks: Callable[[str, int, int], list[dict[str, Any]]] | None = getattr(module, "tasks", None)
     if tasks is not None and callable(tasks):
-        return tasks
+        return functools.partial(_told, tasks, file)
 
     def missing(split: str, n: int, seed: int) -> list[dict[str, Any]]:
         raise ConfigError(
@@ -171,6 +173,20 @@ def _tasks_of(module: ModuleType, file: str) -> Callable[[str, int, int], list[d
         )
 
     return missing
+
+
+def _told(tasks: Callable[[str, int, int], Any], file: str, split: str, n: int, seed: int) -> list[dict[str, Any]]:
+    """What the user's function gives; of more than was asked for the first."""
+    call = f"{file}: tasks({split!r}, {n}, {seed})"
+    try:
+        found = tasks(split, n, seed)
+        if not isinstance(found, Iterable) or isinstance(found, str | Mapping):
+            raise ConfigError(f"{call}: expected a list of tasks, found {type(found).__name__}")
+        return list(islice(found, n))
+    except AgentFinetuneError:
+        raise
+    except (Exception, SystemExit) as error:  # the user's code, which may fail in any way
+        raise ConfigError(f"{call} raised {type(error).__name__}: {error}; --debug shows where") from error
 
 
 def _public(module: ModuleType) -> list[str]:

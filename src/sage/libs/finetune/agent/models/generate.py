@@ -161,6 +161,7 @@ class Generator:
         Raises:
             ConfigError: `max_new_tokens` is below 1.
             DataError: an empty prompt, or `keys` that are not one distinct name per prompt.
+            ModelError: the model computes NaN.
         """
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
@@ -210,7 +211,7 @@ class Generator:
                 mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts[lo:hi]]
                 out = self._model.generate(
                     input_ids=self._tensor(ids), attention_mask=self._tensor(mask), generation_config=neutral,
-                    logits_processor=[] if choose is greedy else [AsLogits(choose, lo)],
+                    logits_processor=[AsLogits(choose, lo)],
                 )  # fmt: skip
                 replies += [self._until_stop(reply) for reply in out[:, width:].tolist()]
                 report(hi)

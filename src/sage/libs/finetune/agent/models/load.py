@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from sage.libs.finetune.agent import jsonl
@@ -68,7 +69,7 @@ def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> 
     """
     location, base = _places(name)
     adapter = Path(location) / "adapter_config.json"
-    try:
+    with _loading(f"model {name}"):
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base,
@@ -82,8 +83,6 @@ def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> 
         _require_whole(name, report)
         if adapter.exists():
             model = _with_adapter(model, location)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ModelError(f"model {name} cannot be loaded: {_first_line(error)}") from error
     template = prepare_template(tokenizer, tool_format, small_model=model.num_parameters() < SMALL_MODEL)
     logger.info("chat template: %s (%s)", template.source, template.reason)
     return LoadedModel(model.to(pick_device()).eval(), tokenizer, template, base)
@@ -100,13 +99,11 @@ def load_tokenizer(name: str, *, tool_format: str = "auto") -> tuple[PreTrainedT
         ModelError: when there is no tokenizer or configuration, or no usable chat template.
     """
     location, base = _places(name)
-    try:
+    with _loading(f"the tokenizer of model {name}"):
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         with torch.device("meta"):  # shapes without memory: only the number of parameters is wanted
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the tokenizer of model {name} cannot be loaded: {_first_line(error)}") from error
     template = prepare_template(tokenizer, tool_format, small_model=model.num_parameters() < SMALL_MODEL)
     logger.info("chat template: %s (%s)", template.source, template.reason)
     return tokenizer, template
@@ -148,8 +145,8 @@ def _model_in(folder: Path) -> str:
 def _base_of(adapter_config: Path) -> str:
     config = jsonl.read_json(adapter_config)
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not base:
-        raise ModelError(f"{adapter_config}: field 'base_model_name_or_path' is missing; it must name the base model")
+    if not base or not isinstance(base, str):
+        raise ModelError(f"{adapter_config}: field 'base_model_name_or_path': expected the base model, found {base!r}")
     unpacked_elsewhere = not Path(base).exists() and Path(base).name.startswith(EMBEDDED)
     return EMBEDDED if unpacked_elsewhere else str(base)
 
@@ -170,5 +167,18 @@ def _with_adapter(model: Any, folder: str) -> Any:
     return PeftModel.from_pretrained(model, folder, is_trainable=True)
 
 
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """A model's files are foreign, and what the libraries raise on a broken one may be anything: it becomes a line."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{what} cannot be loaded: {_first_line(error)}") from error
+
+
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    kind = "" if isinstance(error, OSError) or type(error) is ValueError else f"{type(error).__name__}: "
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    return kind + (" ".join(lines) if lines[0].endswith(":") else lines[0])

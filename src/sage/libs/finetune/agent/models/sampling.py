@@ -13,15 +13,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.errors import ConfigError, ModelError
 
 Choose = Callable[[Tensor, Sequence[int]], list[int]]
 """`(logits [rows, vocabulary] in float32, number of each row's prompt) -> a token a row`."""
 
 
 def greedy(logits: Tensor, rows: Sequence[int]) -> list[int]:
-    """The likeliest token of each row."""
-    chosen: list[int] = logits.argmax(-1).tolist()
+    """The likeliest token of each row.
+
+    Raises:
+        ModelError: when a row's logits are NaN: there is no likeliest token, and argmax would give one all the same.
+    """
+    best = logits.max(-1)
+    _refuse_nan(best.values)
+    chosen: list[int] = best.indices.tolist()
     return chosen
 
 
@@ -48,13 +54,25 @@ class Sampler:
         self._streams = [random.Random(seed) for seed in seeds]
 
     def __call__(self, logits: Tensor, rows: Sequence[int]) -> list[int]:
-        """One token a row."""
+        """One token a row.
+
+        Raises:
+            ModelError: when a row's logits are NaN.
+        """
         shares = torch.softmax(logits.double() / self._temperature, dim=-1).cumsum(-1)
+        _refuse_nan(shares[:, -1])
         points = torch.tensor([[self._streams[row].random()] for row in rows], dtype=torch.float64)
         # Scaled to the last sum, which rounding leaves a hair off 1, so that a token is always found.
         found = torch.searchsorted(shares, points.to(shares.device) * shares[:, -1:], right=True)
         chosen: list[int] = found.clamp_max(logits.shape[-1] - 1).squeeze(-1).tolist()
         return chosen
+
+
+def _refuse_nan(values: Tensor) -> None:
+    if bool(values.isnan().any()):
+        raise ModelError(
+            "the model computes NaN: its weights are broken, or too large for its number type; load another"
+        )
 
 
 class AsLogits:

@@ -96,6 +96,11 @@ _ALL = (
         "text that turns into control tokens",
         "it ends or begins turns inside a text; remove it from the row",
     ),
+    Kind(
+        "unknown_text",
+        "trained text the tokenizer lacks",
+        "the model would learn to write its unknown token; remove the text, or take a tokenizer that knows all bytes",
+    ),
     Kind("masked", "no trained token is left", "what was to be trained was cut off; raise --max-seq-length"),
     Kind("too_long", "does not fit, even shortened", "raise --max-seq-length, or drop the row"),
     Kind("failed_episode", "of an episode that failed", "drop them with `sage-finetune filter`", "note"),
@@ -105,8 +110,20 @@ _ALL = (
         "give the true ones: sage-finetune convert --tools FILE",
         "note",
     ),
+    Kind(
+        "call_in_text",
+        "with a call in the words",
+        "it is trained as text and its arguments are not checked; put it into 'tool_calls'",
+        "note",
+    ),
     Kind("no_tools", "without tools and calls", "fine for plain chat", "note"),
-    Kind("shortened", "with exchanges dropped to fit", "raise --max-seq-length to keep them", "note"),
+    Kind(
+        "shortened",
+        "with exchanges dropped to fit",
+        "raise --max-seq-length to keep them, or split the rows: --truncation windows",
+        "note",
+    ),
+    Kind("split", "split into windows to fit", "each turn is trained once, with the context that fits", "note"),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 """Every kind by name, in the order of reports."""
@@ -119,12 +136,25 @@ class Fault:
     Attributes:
         kind: A name in `KINDS`.
         where: File and line of the row.
-        message: What is wrong, with the message by its index; does not repeat `where`.
+        message: What is wrong, with the message by its index; does not repeat `where`. One line, whatever it quotes.
     """
 
     kind: str
     where: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", printable(self.message))
+
+
+def printable(text: str) -> str:
+    r"""The text as one line that a terminal shows and does not obey: rows are foreign, and what they say is quoted.
+
+    Example:
+        >>> printable("'\x1b[31m\nü'")
+        "'\\x1b[31m\\nü'"
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 @dataclass
@@ -176,7 +206,8 @@ def allowed_kinds(text: str | None) -> frozenset[str]:
         Traceback (most recent call last):
         sage.libs.finetune.agent.errors.ConfigError: allow: unknown kind of fault 'duplicates'; did you mean \
 'duplicate'? known: unreadable, roles, call_ids, unknown_tool, bad_tool, arguments, null_arguments, empty_turn, \
-half_call, untrained, duplicate, template, tools_hidden, stop_untrained, tokens_differ, special_tokens, masked, too_long
+half_call, untrained, duplicate, template, tools_hidden, stop_untrained, tokens_differ, special_tokens, \
+unknown_text, masked, too_long
     """
     known = [kind.name for kind in _ALL if kind.severity == "fault"]
     names = [name.strip() for name in (text or "").split(",") if name.strip()]

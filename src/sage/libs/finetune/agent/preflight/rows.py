@@ -65,11 +65,18 @@ class RowChecks:
 
     def _earlier(self, where: str, messages: Sequence[Message], tools: str) -> str | None:
         """Where the same row stood before; this one is remembered if it is new."""
-        digest = blake2b(f"{canonical(messages)}\n{tools}".encode(), digest_size=16).digest()
+        plain = [_without_weight_1(message) if "weight" in message else message for message in messages]
+        digest = blake2b(f"{canonical(plain)}\n{tools}".encode(), digest_size=16).digest()
         earlier = self._seen.get(digest)
         if earlier is None and not self.full:
             self._seen[digest] = where
         return earlier
+
+
+def _without_weight_1(message: Message) -> Mapping[str, Any]:
+    """A weight of 1 says nothing; other weights are compared as numbers, 0.0 being 0."""
+    rest = {name: value for name, value in message.items() if name != "weight"}
+    return rest if message["weight"] == 1 else {**rest, "weight": float(message["weight"])}
 
 
 def _roles(messages: Sequence[Message]) -> Iterator[str]:
@@ -131,9 +138,11 @@ def _look_at_turn(index: int, message: Message, tools: Tools, found: dict[str, l
         tell("empty_turn", "neither words nor calls")
     # Without tools, JSON in a text is no attempt at a call: it is code, or an example.
     if _TAG.search(content) or ("{" in content and any(tools)):
-        broken = parse_reply(content).error
-        if broken is not None:
-            tell("half_call", broken)
+        said = parse_reply(content)
+        if said.error is not None:
+            tell("half_call", said.error)
+        elif said.calls and not calls:
+            tell("call_in_text", f"calls '{said.calls[0].name}' in its words")
     for call in calls:
         name, arguments = call["function"]["name"], call["function"]["arguments"]
         if name not in tools:

@@ -8,16 +8,16 @@ prompt before each assistant turn and the whole conversation must be the same to
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
 from sage.libs.finetune.agent.errors import DataError, ModelError
 from sage.libs.finetune.agent.preflight.faults import Fault
+from sage.libs.finetune.agent.tokenization.layout import REFUSALS, written_as
 from sage.libs.finetune.agent.tokenization.render import IGNORED, Rendered, is_stop, render, special_tokens_in
-from sage.libs.finetune.agent.tokenization.truncate import Truncated, truncate
+from sage.libs.finetune.agent.tokenization.truncate import Truncated, truncate, windows
 from sage.libs.finetune.agent.types import Message, Sample
 
 if TYPE_CHECKING:
@@ -33,17 +33,17 @@ class TokenFindings:
 
     Attributes:
         faults: Faults and notes, each kind once.
-        fitted: What training takes, and what had to go for it to fit. None when the row cannot be rendered or cannot
-            be made to fit.
+        fitted: What training takes: the row, what is left of it, or its windows. Empty when it cannot be rendered or
+            cannot be made to fit.
     """
 
     faults: list[Fault] = field(default_factory=list)
-    fitted: Truncated | None = None
+    fitted: list[Truncated] = field(default_factory=list)
 
     @property
     def trained_tokens(self) -> int:
         """Tokens that carry loss."""
-        return _trained(self.fitted.rendered) if self.fitted else 0
+        return sum(_trained(row.rendered) for row in self.fitted)
 
 
 class TokenChecks:
@@ -52,11 +52,15 @@ class TokenChecks:
     Args:
         tokenizer: With the chat template it is trained with (see `models.load.load_tokenizer`).
         max_length: Most tokens a row may have; None for no limit.
+        truncation: What becomes of a longer one: `drop` (it loses its oldest exchanges) or `windows` (it is split).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, truncation: str = "drop"
+    ) -> None:
         self._tokenizer = tokenizer
         self._max_length = max_length
+        self._windows = truncation == "windows"
 
     def check(self, where: str, sample: Sample) -> TokenFindings:
         """Render a row, cut it to length, and say what is wrong with it."""
@@ -67,25 +71,33 @@ class TokenChecks:
             return TokenFindings([*faults, Fault("template", where, str(error))])
         except ModelError as error:
             return TokenFindings([*faults, Fault("stop_untrained", where, str(error))])
-        fitted: Truncated | None = Truncated(whole, 0, messages=sample["messages"])
-        if self._max_length is not None and len(whole.input_ids) > self._max_length:
-            try:
-                fitted = truncate(sample, self._tokenizer, self._max_length)
-            except DataError as error:
-                faults.append(Fault("too_long", where, str(error)))
-                fitted = None
+        try:
+            fitted = self._fitted(sample, whole)
+        except DataError as error:
+            faults.append(Fault("too_long", where, str(error)))
+            fitted = []
         try:
             found = {
+                "template": _words_dropped(sample["messages"], whole.text),
+                "unknown_text": self._unknown_text(whole),
                 "tools_hidden": self._tools_hidden(sample),
                 "stop_untrained": self._stop_untrained(sample["messages"], whole),
                 "tokens_differ": self._tokens_differ(sample, whole) or self._cut_differs(sample, fitted),
                 "masked": _masked(whole, fitted),
                 "shortened": _shortened(whole, fitted),
+                "split": f"{len(fitted)} windows of {len(whole.input_ids)} tokens" if len(fitted) > 1 else None,
             }
-        except TemplateError as error:
+        except REFUSALS as error:
             found = {"template": f"the chat template refuses a prompt of the row ({error})"}
         faults += [Fault(kind, where, what) for kind, what in found.items() if what]
         return TokenFindings(faults, fitted)
+
+    def _fitted(self, sample: Sample, whole: Rendered) -> list[Truncated]:
+        if self._max_length is None or len(whole.input_ids) <= self._max_length:
+            return [Truncated(whole, 0, messages=sample["messages"])]
+        if self._windows:
+            return windows(sample, self._tokenizer, self._max_length, whole)
+        return [truncate(sample, self._tokenizer, self._max_length, whole)]
 
     def _special_tokens(self, sample: Sample) -> Iterator[str]:
         """Where a text holds a control token; one pass over the row, a second look only where there is one."""
@@ -101,20 +113,30 @@ class TokenChecks:
         return special_tokens_in(json.dumps(value, ensure_ascii=False), self._tokenizer)
 
     def _tools_hidden(self, sample: Sample) -> str | None:
-        """Names of tools and parameters that the first prompt does not show."""
+        """Names of tools and parameters that the first prompt does not show, beside those that a message says."""
         tools, messages = sample.get("tools"), sample["messages"]
         if not tools:
             return None
         first = next(index for index, message in enumerate(messages) if message["role"] == "assistant")
         prompt = str(self._applied(messages[:first], sample, add_generation_prompt=True, tokenize=False))
+        said = "\n".join(message["content"] for message in messages[:first])
         hidden = []
         for tool in tools:
             function = tool["function"]
             properties = (function.get("parameters") or {}).get("properties") or {}
             names = [function["name"], *(f"{function['name']}.{name}" for name in properties)]
-            shown = [_stands_in(name, prompt) for name in (function["name"], *properties)]
+            shown = [_stands_in(name, prompt, said) for name in (function["name"], *properties)]
             hidden += [name for name, stands in zip(names, shown, strict=True) if not stands]
         return f"the prompt does not show {', '.join(hidden[:8])}" if hidden else None
+
+    def _unknown_text(self, whole: Rendered) -> str | None:
+        """Trained text that the tokenizer has no tokens for."""
+        unknown = self._tokenizer.unk_token_id
+        lost = [span for span in whole.turns if unknown is not None and unknown in whole.labels[span[0] : span[1] - 1]]
+        if not lost:  # the last token of a turn is its stop token, which in GPT-2 is the unknown token as well
+            return None
+        said = self._tokenizer.decode(whole.labels[slice(*lost[0])])
+        return f"{len(lost)} of {len(whole.turns)} turns hold {self._tokenizer.unk_token}, the first is {said!r:.80}"
 
     def _stop_untrained(self, messages: Sequence[Message], whole: Rendered) -> str | None:
         assistants = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
@@ -149,13 +171,13 @@ class TokenChecks:
             return f"the conversation is trained as {self._difference(whole.input_ids, conversation)}"
         return None
 
-    def _cut_differs(self, sample: Sample, fitted: Truncated | None) -> str | None:
+    def _cut_differs(self, sample: Sample, fitted: Sequence[Truncated]) -> str | None:
         """The same for what is left of a row that was too long."""
-        if fitted is None or not fitted.dropped_messages:
-            return None
-        left: Sample = {**sample, "messages": list(fitted.messages)}
-        differs = self._tokens_differ(left, fitted.rendered)
-        return f"once it is shortened to fit, {differs}" if differs else None
+        for row in fitted:
+            left: Sample = {**sample, "messages": list(row.messages)}
+            if row.dropped_messages and (differs := self._tokens_differ(left, row.rendered)):
+                return f"once it is shortened to fit, {differs}"
+        return None
 
     def _applied(self, messages: object, sample: Sample, **options: Any) -> Any:
         """What the tokenizer makes of a conversation, or of several, as transformers and vLLM call it to serve."""
@@ -173,20 +195,33 @@ def _trained(rendered: Rendered) -> int:
     return sum(label != IGNORED for label in rendered.labels)
 
 
-def _masked(whole: Rendered, fitted: Truncated | None) -> str | None:
-    if fitted is None or _trained(fitted.rendered) or not _trained(whole):
+def _masked(whole: Rendered, fitted: Sequence[Truncated]) -> str | None:
+    if len(fitted) != 1 or _trained(fitted[0].rendered) or not _trained(whole):
         return None
-    return f"all trained turns are among the {fitted.dropped_exchanges} exchanges that are dropped to fit"
+    return f"all trained turns are among the {fitted[0].dropped_exchanges} exchanges that are dropped to fit"
 
 
-def _shortened(whole: Rendered, fitted: Truncated | None) -> str | None:
-    if fitted is None or not fitted.dropped_messages:
+def _shortened(whole: Rendered, fitted: Sequence[Truncated]) -> str | None:
+    if len(fitted) != 1 or not fitted[0].dropped_messages:
         return None
-    exchanges = f"{fitted.dropped_exchanges} of {len(whole.turns)} exchanges"
-    tokens = f"{fitted.dropped_tokens} of {len(whole.input_ids)} tokens"
-    return f"{exchanges} and {tokens} are dropped to fit ({fitted.trained_tokens_lost} of them were to be trained)"
+    [row] = fitted
+    exchanges = f"{row.dropped_exchanges} of {len(whole.turns)} exchanges"
+    tokens = f"{row.dropped_tokens} of {len(whole.input_ids)} tokens"
+    return f"{exchanges} and {tokens} are dropped to fit ({row.trained_tokens_lost} of them were to be trained)"
 
 
-def _stands_in(name: str, prompt: str) -> bool:
-    """Whether a prompt shows a name, as it is or as JSON writes it."""
-    return name in prompt or any(json.dumps(name, ensure_ascii=ascii)[1:-1] in prompt for ascii in (False, True))
+def _words_dropped(messages: Sequence[Message], text: str) -> str | None:
+    """The first message of system, user or tool that the conversation does not show; `layout` sees to the rest."""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" and not any(written in text for written in written_as(message["content"])):
+            return f"message {index}: the chat template drops or rewrites the words of the {message['role']}"
+    return None
+
+
+def _stands_in(name: str, prompt: str, said: str) -> bool:
+    """Whether a prompt shows a name more often than the messages in it say it."""
+    for written in written_as(name):
+        pattern = re.compile(rf"(?<!\w){re.escape(written)}(?!\w)")
+        if len(pattern.findall(prompt)) > len(pattern.findall(said)):
+            return True
+    return False

@@ -26,9 +26,11 @@ from sage.libs.finetune.agent.schemas.quick import quick_check
 from sage.libs.finetune.agent.types import ToolSpec
 
 _REMEMBERED = 4096
+_LISTS = 256  # fewer, since one may hold hundreds of tools
 _LONGEST = 160
 _UNUSABLE = (Unresolvable, CannotDetermineSpecification, re.error, ArithmeticError, ValueError, RecursionError)
 _RECENT = (Draft7Validator, Draft201909Validator, Draft202012Validator)
+_KEYWORDS = Draft202012Validator.VALIDATORS.keys() | {"$id", "$schema", "$defs", "definitions", "title", "description"}
 canonical: Callable[[object], str] = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 """JSON text that is the same for equal values."""
 
@@ -63,6 +65,11 @@ class ToolSchema:
             raise UnusableSchema(f"$schema: expected a text, found {dialect!r:.40}")
         self._parameters = parameters
         self._takes_null: dict[int, bool] = {}  # by identity of the argument's schema
+        if parameters and not parameters.keys() & _KEYWORDS and all(map(_is_mapping, parameters.values())):
+            raise UnusableSchema(
+                f"holds {next(iter(parameters))!r:.40} where a JSON schema has 'properties'; write "
+                "{'type': 'object', 'properties': {...}}"
+            )
         plain = {name: value for name, value in parameters.items() if name != "$schema"}
         try:
             kind = validator_for(parameters, default=Draft202012Validator)
@@ -173,7 +180,7 @@ class Tools:
         return None if schema is None else schema.faults(arguments)
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_LISTS)
 def tools_of(text: str) -> Tools:
     """The tools whose canonical JSON this is."""
     return Tools(json.loads(text))
@@ -210,6 +217,10 @@ def _usable() -> Iterator[None]:
         yield
     except _UNUSABLE as fault:
         raise UnusableSchema(_short(str(fault) or type(fault).__name__)) from None
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _unsure(arguments: object) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.sources.files import read_rows
 from sage.libs.finetune.agent.sources.importers.base import Importer, read_tools
+from sage.libs.finetune.agent.sources.importers.chat import CHAT
 from sage.libs.finetune.agent.sources.importers.known import IMPORTERS, ORDER
 from sage.libs.finetune.agent.sources.importers.react import name_inputs
 from sage.libs.finetune.agent.sources.rows import read_sample
@@ -24,6 +25,7 @@ from sage.libs.finetune.agent.types import Sample, ToolSpec, check_tools
 AUTO = "auto"
 _LOOKED_AT = 64
 """Rows that the form is found by."""
+_CANONICAL = {"messages", "tools", "metadata"}
 _HELD = 1000
 """Rows held in memory for it at most, those that cannot be read included."""
 
@@ -120,6 +122,9 @@ def _sample(importer: Importer, row: Any, where: str, tools: Sequence[ToolSpec])
     except RecursionError:
         raise DataError(f"{where}: nested too deeply to be read") from None
     metadata = sample.get("metadata") or {}
+    for name in ("images", "videos", "audios"):
+        if metadata.get(name) and any(f"<{name[:-1]}>" in message["content"] for message in sample["messages"]):
+            raise DataError(f"{where}: {name}: the text shows one with <{name[:-1]}>; only text can be trained on here")
     if tools and (not sample["tools"] or metadata.get("tools_inferred")):
         if sample["tools"]:  # the calls of a text have no parameter names of their own
             name_inputs(sample["messages"], tools)
@@ -141,6 +146,16 @@ def _first(rows: Iterator[tuple[str, Any]]) -> list[tuple[str, Any]]:
     return held
 
 
+def _found(row: Mapping[str, Any]) -> list[Importer]:
+    """The importers that recognise the row.
+
+    A canonical row, as `convert` writes it, is read as it stands, since its text may look like another form's.
+    """
+    if row.keys() == _CANONICAL and CHAT.matches(row):
+        return [CHAT]
+    return [importer for importer in ORDER if importer.matches(row)]
+
+
 def _form(held: Sequence[tuple[str, Any]], name: str) -> Importer | None:
     """The importer for rows that begin so; None when none of them could be read at all.
 
@@ -152,10 +167,12 @@ def _form(held: Sequence[tuple[str, Any]], name: str) -> Importer | None:
         if len(held) == _HELD:
             raise DataError(f"{name}: none of the first {_HELD} rows is a JSON object; the first: {held[0][1]}")
         return None
-    plain = [(where, row, [importer for importer in ORDER if importer.matches(row)]) for where, row in rows]
+    plain = [(where, row, _found(row)) for where, row in rows]
     votes = [vote for vote in plain if vote[2]]  # a row of no form at all is an error in its place later
     if not votes:
         where, row, _ = plain[0]
+        if isinstance(row.get("messages"), list):
+            CHAT.read(row, where)  # says which message is none
         forms = "; ".join(f"{importer.name}: {importer.needs}" for importer in ORDER)
         found = ", ".join(map(str, row))[:200] or "nothing"
         raise one_line(DataError(f"{where}: a row of no known form (it has {found}); known are {forms}"))

@@ -8,8 +8,9 @@ against each other.
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -33,7 +34,8 @@ _DEFAULT = 'set tool_format = tool_format | default("{}")'
 Span = tuple[int, int]
 _TURN_MARK = f"turn-{secrets.token_hex(16)}"  # drawn anew in each process, so that no text can hold it
 _Result = TypeVar("_Result")
-_REFUSALS = (TemplateError, TypeError)  # TypeError: the template adds a call's arguments to a string, or the like
+REFUSALS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""What a chat template can raise: it is foreign code, which adds numbers to texts, divides and looks up as it likes."""
 
 
 @cache
@@ -176,7 +178,7 @@ def _naming_the_refused(render_first: Callable[[int], _Result], count: int) -> _
     """What rendering the first `count` messages gives; a template's refusal becomes an error that names the message."""
     try:
         return render_first(count)
-    except _REFUSALS as error:
+    except REFUSALS as error:
         index = _refused(render_first, count)
         place = f"message {index}" if index else "message 0 or the tools"
         raise DataError(
@@ -189,21 +191,66 @@ def _refused(render_first: Callable[[int], object], count: int) -> int:
     for shorter in range(count - 1, 0, -1):
         try:
             render_first(shorter)
-        except _REFUSALS:
+        except REFUSALS:
             continue
         return shorter
     return 0
 
 
+def written_as(value: object) -> set[str]:
+    """How a template may write a value: as it is, as JSON (with or without escapes, or JSON within JSON), as Python.
+
+    Example:
+        >>> sorted(written_as("tea")), sorted(written_as(True))
+        (['tea'], ['True', 'true'])
+    """
+    if not isinstance(value, str):
+        return {json.dumps(value), str(value)}
+    texts = {text := value.strip()}
+    for _ in range(2):
+        texts |= {json.dumps(written, ensure_ascii=ascii)[1:-1] for written in texts for ascii in (False, True)}
+    return texts | {repr(text)[1:-1]}
+
+
 def _require_shown(index: int, message: Message, turn: str) -> None:
-    """A template that drops an assistant's words, thoughts or calls would train on their absence."""
-    for field in ("content", "reasoning_content"):
-        words: Any = message.get(field) or ""
-        if words.strip() not in turn:
+    """A template that drops an assistant's words, thoughts, calls or arguments would train on their absence.
+
+    They are counted, since a name can stand in the words too, and parallel calls often name one tool.
+    """
+    words = {name: str(message.get(name) or "").strip() for name in ("content", "reasoning_content")}
+    calls = [call["function"] for call in message.get("tool_calls") or []]
+    said: list[str] = [*words.values(), *(call["name"] for call in calls)]
+    given = [value for call in calls for value in _scalars(call["arguments"])]
+
+    def is_dropped(text: str) -> bool:
+        plain = len(written_as(text)) == 1  # else it may stand otherwise in an argument
+        parts = said + [value for value in given if plain and isinstance(value, str)]
+        return turn.count(text) < sum(part.count(text) for part in parts)
+
+    for field, text in words.items():
+        if text and is_dropped(text):
             raise DataError(f"message {index}: the chat template drops or rewrites its {field}; use tool_format 'json'")
-    for call in message.get("tool_calls") or []:
-        if call["function"]["name"] not in turn:
+    for call in calls:
+        if is_dropped(call["name"]):
             raise DataError(
-                f"message {index}: the chat template drops the call of '{call['function']['name']}'; "
-                "use tool_format 'json'"
+                f"message {index}: the chat template drops the call of '{call['name']}'; use tool_format 'json'"
             )
+        for value in _scalars(call["arguments"]):
+            if not any(written in turn for written in written_as(value)):
+                raise DataError(
+                    f"message {index}: the chat template drops or rewrites {value!r:.60} in the call of "
+                    f"'{call['name']}'; use tool_format 'json'"
+                )
+
+
+def _scalars(value: object) -> Iterator[object]:
+    """Names and values in a call's arguments; not null, which some templates leave out."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield name
+            yield from _scalars(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _scalars(item)
+    elif value is not None:
+        yield value

@@ -65,12 +65,14 @@ def read_react(text: str, tools: Sequence[ToolSpec] = ()) -> ParsedReply:
     """
     before, end, behind = text.partition("</think>")
     thinks = bool(end) and "<think>" not in before.strip().removeprefix("<think>")
+    if thinks and not before.lstrip().startswith("<think>") and _action_at(before) is not None:
+        thinks = not behind.partition("\n")[0].strip()  # else it stands in an action's input, where JSON breaks no line
     reasoning = before.strip().removeprefix("<think>").strip() if thinks else ""
     said = behind if thinks else text
     observed = next((label for label in _LABEL.finditer(said) if _is(label, "observation")), None)
     said = said if observed is None else said[: observed.start()]
     labels = list(_LABEL.finditer(said))
-    at = next((i for i, label in enumerate(labels) if _is(label, "action", "final answer")), None)
+    at = _action_at(said)
     if at is None:
         return ParsedReply(text, error="expected a line 'Action: tool' or 'Final Answer: ...', found neither")
     thought = _without_label(said[: labels[at].start()].strip())
@@ -83,6 +85,11 @@ def read_react(text: str, tools: Sequence[ToolSpec] = ()) -> ParsedReply:
         return ParsedReply(thought, [ParsedCall(FINISH, {"answer": answer})], reasoning=reasoning)
     except _Broken as broken:
         return ParsedReply(text, error=str(broken))
+
+
+def _action_at(text: str) -> int | None:
+    """Which of the labels in a text is the first of an action or a final answer."""
+    return next((i for i, label in enumerate(_LABEL.finditer(text)) if _is(label, "action", "final answer")), None)
 
 
 def _action(text: str, labels: Sequence[re.Match[str]], tools: Sequence[ToolSpec]) -> ParsedCall:

@@ -50,18 +50,21 @@ class Truncated:
     messages: Sequence[Message] = ()
 
 
-def truncate(sample: Sample, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Truncated:
+def truncate(
+    sample: Sample, tokenizer: PreTrainedTokenizerBase, max_length: int, rendered: Rendered | None = None
+) -> Truncated:
     """Render a sample in at most `max_length` tokens, without its oldest exchanges where need be.
 
     Args:
         sample: A conversation; not changed.
         tokenizer: Has a chat template, see `prepare_template`.
         max_length: Most tokens the row may have.
+        rendered: What `render` gives for the whole sample, where it is known already.
 
     Raises:
         DataError: Even the last exchange alone does not fit; names the tokens needed and allowed.
     """
-    whole = _Whole(sample, tokenizer)
+    whole = _Whole(sample, tokenizer, rendered)
     if whole.tokens <= max_length:
         return whole.as_row()
     needed, last = whole.tokens, len(whole.turns) - 1
@@ -78,7 +81,9 @@ def truncate(sample: Sample, tokenizer: PreTrainedTokenizerBase, max_length: int
     )
 
 
-def windows(sample: Sample, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Truncated]:
+def windows(
+    sample: Sample, tokenizer: PreTrainedTokenizerBase, max_length: int, rendered: Rendered | None = None
+) -> list[Truncated]:
     """Render a sample as rows of at most `max_length` tokens that together train each of its turns once.
 
     A window ends with the tool messages that answer its last turn. Turns of weight 0 are context wherever they stand;
@@ -88,16 +93,17 @@ def windows(sample: Sample, tokenizer: PreTrainedTokenizerBase, max_length: int)
         sample: A conversation; not changed.
         tokenizer: Has a chat template, see `prepare_template`.
         max_length: Most tokens a row may have.
+        rendered: What `render` gives for the whole sample, where it is known already.
 
     Raises:
         DataError: An exchange alone does not fit; names its message, and the tokens needed and allowed.
     """
-    whole = _Whole(sample, tokenizer)
+    whole = _Whole(sample, tokenizer, rendered)
     if whole.tokens <= max_length:
         return [whole.as_row()]
     waiting = whole.trained_turns()
     if not waiting:
-        return [truncate(sample, tokenizer, max_length)]
+        return [truncate(sample, tokenizer, max_length, whole.rendered)]
     rows: list[Truncated] = []
     while waiting:
         room = max_length - whole.spans[0][0]
@@ -130,10 +136,10 @@ def _window(whole: _Whole, waiting: Sequence[int], room: float, max_length: int)
 class _Whole:
     """A sample, its rendering, and rows made of some of its exchanges."""
 
-    def __init__(self, sample: Sample, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, sample: Sample, tokenizer: PreTrainedTokenizerBase, rendered: Rendered | None = None) -> None:
         self.sample = sample
         self.messages = sample["messages"]
-        self.rendered = render(sample, tokenizer)
+        self.rendered = rendered or render(sample, tokenizer)
         self.tokens = len(self.rendered.input_ids)
         self.spans = self.rendered.turns
         self.turns = [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
@@ -168,8 +174,7 @@ class _Whole:
     def row(self, first: int, end: int, trained_from: int) -> Truncated:
         """The row from the exchange `first` to the message before `end`; turns before `trained_from` are context."""
         head, start, trained = self.turns[0], self.turns[first], self.turns[trained_from]
-        question = next((message for message in reversed(self.messages[head:start]) if message["role"] == "user"), None)
-        messages: list[Message] = [*self.messages[:head], *([question] if question else [])]
+        messages: list[Message] = [*self.messages[:head], *self._question(head, start)]
         for index in range(start, end):
             message = self.messages[index]
             context = message["role"] == "assistant" and index < trained
@@ -182,6 +187,17 @@ class _Whole:
             dropped_tokens=self.tokens - len(rendered.input_ids),
             messages=messages,
         )
+
+    def _question(self, head: int, start: int) -> Sequence[Message]:
+        """The newest question between two messages; it may be several user turns in a row."""
+        roles = [message["role"] for message in self.messages[head:start]]
+        if "user" not in roles:
+            return []
+        end = len(roles) - roles[::-1].index("user")
+        begin = end - 1
+        while begin and roles[begin - 1] == "user":
+            begin -= 1
+        return self.messages[head + begin : head + end]
 
 
 def _trained(rendered: Rendered) -> int:

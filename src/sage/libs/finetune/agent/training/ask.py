@@ -119,6 +119,7 @@ def _ask(
                 for row, index in asked
             ]
             found = generator.generate(prompts, max_new_tokens=max_new_tokens, keys=[row for row, _ in asked])
-            replies.update(zip(asked, (str(tokenizer.decode(reply)) for reply in found), strict=True))
+            texts = [str(tokenizer.decode(reply, clean_up_tokenization_spaces=False)) for reply in found]
+            replies.update(zip(asked, texts, strict=True))
             progress("evaluate", len(replies), len(turns))
     return [replies[turn] for turn in turns]

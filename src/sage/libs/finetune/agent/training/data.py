@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,16 +49,18 @@ def token_rows(
     max_length: int,
     allow: Collection[str] = (),
     progress: Progress = silent,
+    truncation: str = "drop",
 ) -> TokenRows:
     """Load, check, render and truncate a data set.
 
     Args:
         reference: File or `name:split`.
         tokenizer: With the chat template it is trained with.
-        max_length: Longest row in tokens; a longer one loses whole exchanges.
+        max_length: Longest row in tokens.
         allow: Kinds of faults (`preflight.faults.KINDS`) that do not stop training. A row with one is trained on, or
             left out where there is nothing to train on: it cannot be read or rendered, or no token is trained.
         progress: As for `validation.check_rows`.
+        truncation: As for `validation.check_rows`; each window becomes a row.
 
     Raises:
         DataError: in one line, when a row has a fault that is not allowed, or nothing is left to train on.
@@ -65,12 +68,12 @@ def token_rows(
     report = ValidationReport(reference, frozenset(allow))
     rows: list[Row] = []
     kept: list[Sample] = []
-    for row in check_rows(reference, "auto", tokenizer, max_length, progress):
-        if report.add(row) and row.sample is not None and row.tokens is not None and row.tokens.fitted is not None:
-            rows.append(dict(row.tokens.fitted.rendered.row()))
-            kept.append(row.sample)
+    for row in check_rows(reference, "auto", tokenizer, max_length, progress, truncation):
+        if report.add(row) and row.sample is not None and row.tokens is not None:
+            rows += [dict(fitted.rendered.row()) for fitted in row.tokens.fitted]
+            kept += [row.sample] * len(row.tokens.fitted)
     if report.failed:
-        raise DataError(_refusal(report))
+        raise DataError(_refusal(report, max_length))
     if not rows:
         found = ", ".join(f"{name} ({tally.rows})" for name, tally in in_order(report.found).items())
         raise DataError(f"{reference}: none of the {report.rows} rows has a trained token: {found or 'it is empty'}")
@@ -91,14 +94,14 @@ def samples_hash(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def _refusal(report: ValidationReport) -> str:
+def _refusal(report: ValidationReport, max_length: int) -> str:
     """The first kind of fault with its first row, the other kinds by name, and the two ways on."""
     (kind, tally), *others = report.fatal.items()
     more = "".join(f", {name} ({other.rows})" for name, other in others)
     return (
         f"{report.failed} of {report.rows} rows are not fit to train on: {kind} ({tally.rows}){more}; first "
-        f"{tally.first[0]}: {tally.message}; run `sage-finetune data validate {report.reference} --model MODEL` for "
-        f"the rest, or let them through with --allow {','.join(report.fatal)}"
+        f"{tally.first[0]}: {tally.message}; run `sage-finetune data validate {shlex.quote(report.reference)} --model "
+        f"MODEL --max-seq-length {max_length}` for the rest, or let them through with --allow {','.join(report.fatal)}"
     )
 
 
@@ -125,7 +128,7 @@ def _manifest(report: ValidationReport, kept: Sequence[Sample]) -> dict[str, Any
     return {
         "reference": report.reference,
         "source": report.source,
-        "rows": report.kept,
+        "rows": len(kept),
         "rows_read": report.rows,
         "rows_left_out": report.left_out,
         "rows_shortened": tokens["shortened"],

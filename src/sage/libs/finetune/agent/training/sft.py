@@ -203,7 +203,8 @@ class AgentSFTTrainer:
 
     def _rows(self, reference: str) -> TokenRows:
         with self._telling() as progress:
-            return token_rows(reference, self.loaded.tokenizer, self.config.max_seq_length, self._allowed, progress)
+            config, tokenizer = self.config, self.loaded.tokenizer
+            return token_rows(reference, tokenizer, config.max_seq_length, self._allowed, progress, config.truncation)
 
     def _fit(
         self, config: AgentSFTConfig, data: TokenRows, checkpoint: Path | None

@@ -91,5 +91,5 @@ class ModelAgent:
 
     def _decision(self, reply: list[int], task: Mapping[str, Any]) -> dict[str, Any]:
         finished = bool(reply) and reply[-1] in self._stop_ids
-        text = str(self._tokenizer.decode(reply[:-1] if finished else reply))
+        text = str(self._tokenizer.decode(reply[:-1] if finished else reply, clean_up_tokenization_spaces=False))
         return self._dialogue.read(text, task, cut=not finished)

@@ -11,9 +11,10 @@ an episode nobody judged is not a success.
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,11 +24,20 @@ from sage.libs.finetune.agent.jsonl import JsonlAppender
 from sage.libs.finetune.agent.trajectories.episode import Episode, error_kind
 from sage.libs.finetune.agent.trajectories.execution.local import in_threads, in_turns
 from sage.libs.finetune.agent.trajectories.execution.stop import Stop
-from sage.libs.finetune.agent.trajectories.io import EpisodeKey, drop_lines, episode_key, find_episodes, sole_writer
+from sage.libs.finetune.agent.trajectories.io import (
+    EpisodeKey,
+    drop_lines,
+    episode_key,
+    file_state,
+    find_episodes,
+    sole_writer,
+)
 from sage.libs.finetune.agent.trajectories.protocols import Cast, Task, batch_decider, read_tasks
 from sage.libs.finetune.agent.types import AgentTrajectory
 
 logger = logging.getLogger(__name__)
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -145,7 +155,8 @@ class TrajectoryCollector:
         Raises:
             DataError: when the tasks are unusable, or the file does not fit them; nothing was run then.
             ConfigError: when the file exists and `resume` is off, or the executor cannot be had.
-            TrajectoryError: when `stop_after_failures` is reached; what was collected is in the file.
+            TrajectoryError: when `stop_after_failures` is reached, or the disk is full; what was collected is in the
+                file.
             KeyboardInterrupt: after Ctrl-C. Where episodes run at once, the first lets those that run come to an end
                 within 10 seconds, the second does not. What is finished is in the file; the message says how to go on.
         """
@@ -191,15 +202,20 @@ class TrajectoryCollector:
 
     def _run(self, tasks: list[dict[str, Any]], samples: int) -> list[AgentTrajectory]:
         attempts = _attempts(tasks, samples)
-        done = self._finished_before(attempts)
+        done, state = self._finished_before(attempts)
         todo = [task for key, task in attempts.items() if key not in done]
         self.failures = []
         stop, streak = Stop(), _Streak(self.config.stop_after_failures)
         try:
             if todo:
-                self._collect(todo, done, stop, streak)
+                self._collect(todo, done, state, stop, streak)
         except KeyboardInterrupt:
             stop.interrupted = True
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            so_far = self._so_far(len(done), len(attempts))
+            raise TrajectoryError(f"{error.strerror}: make room and go on; {so_far}") from error
         so_far = self._so_far(len(done), len(attempts))
         if stop.interrupted:
             raise KeyboardInterrupt(so_far)
@@ -209,13 +225,18 @@ class TrajectoryCollector:
         return [done[key] for key in attempts]
 
     def _collect(
-        self, todo: list[dict[str, Any]], done: dict[EpisodeKey, AgentTrajectory], stop: Stop, streak: _Streak
+        self,
+        todo: list[dict[str, Any]],
+        done: dict[EpisodeKey, AgentTrajectory],
+        state: object,
+        stop: Stop,
+        streak: _Streak,
     ) -> None:
         """Run what is to do; each trajectory is written, then noted in `done`."""
         path = self.config.output_path
         with (
+            self._as_it_was(path, state) if path is not None else nullcontext(),
             JsonlAppender(path) if path is not None else nullcontext() as out,
-            sole_writer(path) if path is not None else nullcontext(),
             stop.on_interrupt() if self._at_once else nullcontext(),
             closing(self._trajectories(todo, stop)) as trajectories,
         ):
@@ -229,6 +250,14 @@ class TrajectoryCollector:
                     self._on_episode(trajectory)
                 if streak.reached(whole):
                     stop.ask()
+
+    @contextmanager
+    def _as_it_was(self, path: Path, state: object) -> Iterator[None]:
+        """Keep others away from the file, which none has written to since it was searched for finished episodes."""
+        with sole_writer(path):
+            if file_state(path) != state:
+                raise DataError(f"{path}: another collection wrote to it just now; collect into it again to go on")
+            yield
 
     def _trajectories(self, todo: list[dict[str, Any]], stop: Stop) -> Generator[AgentTrajectory]:
         """Have the executor play the episodes."""
@@ -254,17 +283,20 @@ class TrajectoryCollector:
             return True
         return not self._in_batches and (self.config.concurrency > 1 or self.config.episode_timeout is not None)
 
-    def _finished_before(self, attempts: dict[EpisodeKey, dict[str, Any]]) -> dict[EpisodeKey, AgentTrajectory]:
-        """The episodes that the output file holds; the lines of those that broke off are taken out of it."""
+    def _finished_before(
+        self, attempts: dict[EpisodeKey, dict[str, Any]]
+    ) -> tuple[dict[EpisodeKey, AgentTrajectory], object]:
+        """The episodes that the output file holds, without the lines of those that broke off; and its state then."""
         path = self.config.output_path
         if path is None or not path.is_file() or path.stat().st_size == 0:
-            return {}
+            return {}, None
         if not self.config.resume:
             raise ConfigError(f"{path} exists already; set resume to go on with it, or give another output_path")
         with sole_writer(path):
             found = find_episodes(path, {key: task["instruction"] for key, task in attempts.items()})
             if found.broken:
                 drop_lines(path, found.broken)
+            state = file_state(path)
         if found.finished:
             logger.warning(
                 "%s: %d of %d episodes are there already and are not run again",
@@ -272,7 +304,7 @@ class TrajectoryCollector:
                 len(found.finished),
                 len(attempts),
             )
-        return found.finished
+        return found.finished, state
 
     def _as_recorded(self, trajectory: AgentTrajectory) -> AgentTrajectory:
         """What is kept of it; see `save_intermediate`."""

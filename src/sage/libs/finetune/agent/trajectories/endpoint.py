@@ -86,7 +86,7 @@ class EndpointAgent:
         max_tokens: Longest reply, None for the server's limit.
         seed: Sample `i` of a task asks with `seed + i` (`task["metadata"]["sample"]`); None for no seed.
         max_retries: How often a failed request is repeated.
-        timeout: Seconds to wait for one reply.
+        timeout: Seconds a server may say nothing; the whole is limited by `CollectorConfig.episode_timeout`.
         extra_body: Further fields of the request, such as `{"parallel_tool_calls": False}`; they win over the others.
 
     Attributes:
@@ -131,7 +131,7 @@ class EndpointAgent:
         _check_range("timeout", timeout, 0.001, optional=False)
         self.model = model
         self.base_url = _server(base_url or os.environ.get("OPENAI_BASE_URL") or f"https://{_OPENAI_HOST}/v1")
-        self._api_key = api_key or os.environ.get("OPENAI_API_KEY") or _no_key(self.base_url)
+        self._api_key = _key(api_key or os.environ.get("OPENAI_API_KEY") or _no_key(self.base_url))
         self._calls = calls
         self._dialogue = Dialogue(strategy, calls, examples)
         self.method = self._dialogue.strategy.name if self._dialogue.strategy else None
@@ -330,6 +330,14 @@ def _no_key(base_url: str) -> str:
     if urlsplit(base_url).hostname == _OPENAI_HOST:
         raise ConfigError("EndpointAgent: no API key; set OPENAI_API_KEY or give api_key, or the base_url of a server")
     return _NO_KEY
+
+
+def _key(key: str) -> str:
+    """The key without the line end of the file it came from; what no header can hold would be quoted in errors."""
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError("EndpointAgent: api_key: expected one word of ASCII characters; see OPENAI_API_KEY")
+    return key
 
 
 def _shown(base_url: str) -> str:

@@ -20,6 +20,7 @@ import json
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from sage.libs.finetune.agent.answers import same_answer
@@ -27,11 +28,13 @@ from sage.libs.finetune.agent.errors import TrajectoryError
 from sage.libs.finetune.agent.jsonl import encode
 from sage.libs.finetune.agent.trajectories.execution import event_loop
 from sage.libs.finetune.agent.trajectories.protocols import (
+    DEEPEST,
     Cast,
     Decide,
     DecideBatch,
     Decision,
     decider,
+    is_deep,
     read_decision,
     read_result,
 )
@@ -39,19 +42,26 @@ from sage.libs.finetune.agent.types import FINISH, AgentTrajectory, Environment,
 
 logger = logging.getLogger(__name__)
 
+_FAULTS = (Exception, SystemExit)
+"""What the caller's code may raise without taking the collection along: `sys.exit` ends an episode, not the program."""
+_OURS = ("ended", "judged", "opening")
+"""What the metadata says of this episode; the same from an earlier one, in the task's metadata, is not carried on."""
+
 
 class Episode:
     """An agent's work on one task.
 
     Attributes:
-        task: The task as the agent sees it; `opening` is what the environment said first, if anything.
+        task: The task as agent and environment see it, a copy of their own; `opening` is what the environment said
+            first, if anything.
         steps: The steps so far.
         ended: Why it is over (`finish`, `done`, `max_steps`, `errors`, `gave_up`, `error`), None while it goes on.
         error: What broke it off, None otherwise.
     """
 
     def __init__(self, task: dict[str, Any], max_steps: int, max_errors: int | None = None) -> None:
-        self.task = task
+        self.task = _own(task)
+        self._task = task  # as it was given, for the record
         self.steps: list[TrajectoryStep] = []
         self.ended: str | None = None
         self.error: str | None = None
@@ -60,6 +70,7 @@ class Episode:
         self._decide: Decide | None = None
         self._environment: Environment | None = None
         self._close: Callable[[], object] | None = None
+        self._opening: str | None = task.get("opening")
         self._verdict: bool | None = None
         self._place = "not begun"
         self._given_up = False
@@ -86,7 +97,7 @@ class Episode:
             reset = getattr(agent, "reset", None)
             if callable(reset):
                 self._settled(reset(self.task))
-        except Exception as error:
+        except _FAULTS as error:
             self.break_off(error)
 
     def advance(self, decide: Decide | None = None) -> None:
@@ -95,35 +106,42 @@ class Episode:
         assert decide is not None, "begin comes first"
         self._place = f"agent, step {len(self.steps) + 1}"
         try:
-            decision = read_decision(self._settled(decide(self.task, list(self.steps))))
+            decision = read_decision(self._settled(decide(self.task, self.history())))
             if self._given_up:
                 return
             if decision is None:
                 self._end("gave_up")
                 return
-            # Through JSON and back: a copy nobody else holds, and proof that the step can be written down.
-            action_input = json.loads(encode(decision.action_input))
+            # Through JSON and back: copies nobody else holds, and proof that the step can be written down.
+            written = encode(decision.action_input)
+            action_input = json.loads(written)
+            if is_deep(action_input):
+                raise TrajectoryError(f"'action_input' has more than {DEEPEST} lists and objects inside each other")
             encode([decision.action, decision.thought, decision.reply, decision.error, decision.observation])
             if self._environment is None or decision.error is not None:
                 result = _own_result(decision, alone=self._environment is None)
             else:
                 self._place = f"environment, step {len(self.steps) + 1}"
-                answer = self._environment.step(decision.action, decision.action_input)
+                answer = self._environment.step(decision.action, json.loads(written))
                 result = read_result(self._settled(answer))
                 encode([result.observation, result.error])
-        except Exception as error:
+        except _FAULTS as error:
             # The agent and the environment are the caller's code and may fail in any way. What they broke is this
             # episode alone: it is written down with its error, never counted as a result, and the others go on.
             self.break_off(error)
             return
         self._record(decision, action_input, result)
 
+    def history(self) -> list[TrajectoryStep]:
+        """The steps so far, for the agent; one that shortens what it reads does not change what is recorded."""
+        return [replace(step, action_input={**step.action_input}) for step in self.steps]
+
     def break_off(self, error: BaseException) -> None:
         """End it here because of `error`."""
         if isinstance(error, concurrent.futures.CancelledError | asyncio.CancelledError):
             self.error = _error_text("cancelled", "what it was waiting for was cancelled", self._place)
         else:
-            self.error = _error_text(type(error).__name__, str(error), self._place)
+            self.error = _error_text(type(error).__name__, _message(error), self._place)
         self._end("error")
         logger.debug("%s: %s", self.task["task_id"], self.error, exc_info=error)
 
@@ -139,7 +157,7 @@ class Episode:
         if callable(close):
             try:
                 event_loop.settled(close())
-            except Exception as error:  # what the episode came to stands
+            except _FAULTS as error:  # what the episode came to stands
                 logger.warning("task '%s': the environment could not be closed (%r)", self.task["task_id"], error)
 
     def cut_off(self, kind: str, message: str, place: str | None = None) -> AgentTrajectory:
@@ -152,10 +170,11 @@ class Episode:
 
     def trajectory(self) -> AgentTrajectory:
         """The episode as a record, with the verdict."""
-        task = self.task
-        metadata = {**task.get("metadata", {}), "ended": self.ended}
-        if "opening" in task:
-            metadata["opening"] = task["opening"]
+        task = self._task
+        given = {name: value for name, value in task.get("metadata", {}).items() if name not in _OURS}
+        metadata = {**given, "ended": self.ended}
+        if self._opening is not None:
+            metadata["opening"] = self._opening
         success = self._judge()
         if success and self._verdict is None and not any(step.reward for step in self.steps):
             self.steps[-1].reward = 1.0  # nobody else gave a reward, and the answer was right
@@ -184,6 +203,7 @@ class Episode:
         encode(opening)
         if opening:
             self.task = {**self.task, "opening": opening}
+            self._opening = opening
 
     def _record(self, decision: Decision, action_input: dict[str, Any], result: StepResult) -> None:
         self.steps.append(
@@ -233,7 +253,7 @@ class Episode:
             return False
         if self._verdict is not None:
             return self._verdict
-        expected = self.task.get("answer")
+        expected = self._task.get("answer")
         last = self.steps[-1] if self.steps else None
         if expected is not None and last is not None and last.action == FINISH:
             return same_answer(last.action_input.get("answer", ""), expected)
@@ -256,11 +276,18 @@ def decide_together(episodes: list[Episode], decide_batch: DecideBatch) -> list[
     When the call fails they are None: each episode asks for its own, so that only the one at fault breaks off.
     """
     try:
-        replies = decide_batch([e.task for e in episodes], [list(e.steps) for e in episodes])
-    except Exception as error:
+        replies = decide_batch([e.task for e in episodes], [e.history() for e in episodes])
+    except _FAULTS as error:
         logger.warning("act_batch failed for %d episodes (%r); asking for each alone", len(episodes), error)
         return [None] * len(episodes)
     return [_always(reply) for reply in replies]
+
+
+def _own(value: Any) -> Any:
+    """The same with dicts and lists of its own; whatever else a task may hold is shared."""
+    if type(value) is dict:
+        return {name: _own(item) for name, item in value.items()}
+    return [_own(item) for item in value] if type(value) is list else value
 
 
 def _always(reply: object) -> Decide:
@@ -268,7 +295,15 @@ def _always(reply: object) -> Decide:
 
 
 def _error_text(kind: str, message: str, place: str) -> str:
-    return f"{kind}: {' '.join(message.split())} ({place})"
+    line = f"{kind}: {' '.join(message.split())} ({place})"
+    return line.encode("utf-8", "backslashreplace").decode()  # a file name may hold what UTF-8 has no form for
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as another:
+        return f"its message cannot be shown, {type(another).__name__}"
 
 
 def _own_result(decision: Decision, *, alone: bool) -> StepResult:

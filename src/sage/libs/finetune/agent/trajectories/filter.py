@@ -5,9 +5,10 @@ when success is required), `low_reward` (below `min_reward`, or not a number), `
 steps), `empty` (no step at all), `duplicate` (the same as one kept before it, when these are dropped), `over_cap`
 (its task has better ones enough, when there is a cap).
 
-Duplicates were given the same and did the same: equal instruction, system prompt, opening and tools, and in every step
-equal thought, action, input and observation. Ids and rewards do not count. Of the episodes of one task (the same
-`task_id`, and given the same) the cap keeps those with the highest reward, of these the shortest, of these the first.
+Duplicates were given the same and did the same: equal instruction, system prompt, opening and tools (but for tools
+that were inferred from the calls), and in every step equal thought, action, input and observation. Ids and rewards do
+not count. Of the episodes of one task (the same `task_id`, and given the same) the cap keeps those with the highest
+reward, of these the shortest, of these the first.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from sage.libs.finetune.agent.chatml import shown_tools
 from sage.libs.finetune.agent.errors import ConfigError
 from sage.libs.finetune.agent.types import AgentTrajectory
 
@@ -131,7 +133,8 @@ class TrajectoryFilter:
 
 
 def _given(trajectory: AgentTrajectory) -> list[Any]:
-    return [trajectory.instruction, trajectory.system_prompt, trajectory.metadata.get("opening"), trajectory.tools]
+    tools = shown_tools(trajectory.tools, trajectory.metadata)
+    return [trajectory.instruction, trajectory.system_prompt, trajectory.metadata.get("opening"), tools]
 
 
 def _task(trajectory: AgentTrajectory) -> bytes:

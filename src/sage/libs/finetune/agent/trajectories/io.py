@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.jsonl import JsonlAppender, read_jsonl, write_jsonl
@@ -70,17 +70,19 @@ class FoundEpisodes:
 
 @contextmanager
 def sole_writer(path: Path) -> Iterator[None]:
-    """Keep other collections away from an existing file while the block runs; a kill sets it free.
+    """Keep other collections away from a file while the block runs; it is made if need be. A kill sets it free.
 
     Raises:
-        DataError: when another process or collector is writing to it.
+        DataError: when another process or collector is writing to it, or it cannot be written to.
     """
+    handle = _opened(path)
     try:
         import fcntl
     except ImportError:  # not a POSIX system: nobody is kept away
+        handle.close()
         yield
         return
-    with path.open("rb") as handle:
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             taken = os.fstat(handle.fileno()).st_ino != path.stat().st_ino  # replaced while we waited
@@ -89,6 +91,23 @@ def sole_writer(path: Path) -> Iterator[None]:
         if taken:
             raise DataError(f"{path}: another collection is writing to it; let that end, or give another output")
         yield
+
+
+def file_state(path: Path) -> tuple[int, int] | None:
+    """What changes when somebody writes to the file; None while it is empty or not there."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return (found.st_ino, found.st_size) if found.st_size else None
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); give a file that can be") from error
 
 
 def find_episodes(path: Path, wanted: Mapping[EpisodeKey, str]) -> FoundEpisodes:

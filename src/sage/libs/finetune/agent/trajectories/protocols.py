@@ -19,6 +19,7 @@ Where a task is worked on several times, `metadata["sample"]` counts the times f
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,10 @@ from sage.libs.finetune.agent.errors import DataError, TrajectoryError
 from sage.libs.finetune.agent.jsonl import encode
 from sage.libs.finetune.agent.registry import suggestion
 from sage.libs.finetune.agent.trajectories.execution.event_loop import settled
-from sage.libs.finetune.agent.types import Environment, StepResult, TrajectoryStep
+from sage.libs.finetune.agent.types import Environment, StepResult, TrajectoryStep, check_tools
+
+DEEPEST = 64
+"""Levels of lists and objects that arguments or metadata may have; whatever reads the file must get to the bottom."""
 
 Task = Mapping[str, Any]
 Decide = Callable[[Task, list[TrajectoryStep]], object]
@@ -90,6 +94,7 @@ _DECISION_TYPES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 _TASK_TYPES: dict[str, tuple[type, ...]] = {
     "instruction": (str,), "task_id": (str,), "tools": (list,), "system_prompt": (str, type(None)),
+    "opening": (str, type(None)),
     "metadata": (dict,),
 }  # fmt: skip
 
@@ -210,12 +215,29 @@ def _read_task(task: object, position: int, where: str) -> dict[str, Any]:
             raise DataError(f"{where}: field '{name}': expected {_names(wanted)}, found {type(task[name]).__name__}")
     if not task["instruction"].strip():
         raise DataError(f"{where}: field 'instruction' is empty; say what the agent shall do")
+    read: dict[str, Any] = {"task_id": f"task-{position:04d}", **task}
     for name in (*_TASK_TYPES, "answer"):
         try:
-            encode(task.get(name))
-        except (TypeError, ValueError) as error:
+            plain = json.loads(encode(task.get(name)))
+        except (TypeError, ValueError, RecursionError) as error:
             raise DataError(f"{where}: field '{name}': cannot be written as JSON ({error})") from error
-    return {"task_id": f"task-{position:04d}", **task}
+        if is_deep(plain):
+            raise DataError(f"{where}: field '{name}': more than {DEEPEST} lists and objects inside each other")
+        if name in ("tools", "metadata") and name in task:
+            read[name] = plain  # as the file will hold it
+    check_tools(read.get("tools", []), where)
+    return read
+
+
+def is_deep(value: object) -> bool:
+    """Whether a JSON value has more than `DEEPEST` levels."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        holders = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
+        level = [child for holder in holders for child in holder]
+        if not level:
+            return False
+    return True
 
 
 def read_decision(value: object) -> Decision | None:

@@ -29,12 +29,14 @@ class CollectConfig(Config):
     environment: str = option(
         "desk", "where it acts: desk, textcraft, textworld-express:GAME, or your own, python:FILE.py:NAME"
     )
-    split: str = option("train", "which of the environment's tasks; the desk has train, dev, test_iid ...")
-    num_tasks: int = option(100, "how many of them", low=1)
+    split: str | None = option(None, "which of its tasks, else train; the desk has train, dev, test_iid ...")
     tasks: Path | None = option(None, "JSONL file of tasks in their stead; for the desk, with the fields of its own")
+    num_tasks: int | None = option(
+        None, "how many, from the first; else 100 of the environment's, or all of a file", low=1
+    )
     samples_per_task: int = option(1, "episodes of each task", low=1)
     seed: int = option(0, "fixes the tasks, where the noisy expert errs, and what a model draws", low=0)
-    failure_rate: float = option(0.3, "share of tasks the noisy expert errs on", low=0.0, high=1.0)
+    failure_rate: float | None = option(None, "share of tasks the noisy expert errs on; else 0.3", low=0.0, high=1.0)
     max_steps: int = option(10, "steps after which an episode is cut off", low=1)
     base_url: str | None = option(None, "endpoint: the server, up to and with /v1; else OPENAI_BASE_URL")
     endpoint_model: str | None = option(
@@ -48,7 +50,7 @@ class CollectConfig(Config):
     max_new_tokens: int | None = option(
         None, "longest reply of a model, in tokens; else 96 on this machine, 1024 at an endpoint", low=1
     )
-    batch_size: int = option(32, "episodes a model on this machine works on at once", low=1)
+    batch_size: int | None = option(None, "episodes a model on this machine works on at once; else 32", low=1)
     concurrency: int = option(1, "episodes at once for all other agents", low=1)
     episode_timeout: float | None = option(None, "seconds an episode may take", above=0.0)
     stop_after_failures: int | None = option(
@@ -56,7 +58,9 @@ class CollectConfig(Config):
     )
     executor: Literal["local", "ray"] = option("local", "this machine, or a Ray cluster")
     ray_address: str | None = option(None, "the cluster; else RAY_ADDRESS, else one is started here")
-    ray_cpus: float = option(1.0, "CPUs of the cluster an episode takes; a fraction suits endpoints", above=0.0)
+    ray_cpus: float | None = option(
+        None, "CPUs of the cluster an episode takes, else 1; a fraction suits endpoints", above=0.0
+    )
     resume: bool = option(False, "go on with the output file: done tasks are skipped, those that broke off run again")
 
 
@@ -68,11 +72,14 @@ class _Tally:
     before: int
     total: int
     fresh: list[AgentTrajectory] = field(default_factory=list)
+    successful: int = 0
+    errors: int = 0
 
     def __call__(self, trajectory: AgentTrajectory) -> None:
         self.fresh.append(trajectory)
-        errors = sum(t.error is not None for t in self.fresh)
-        detail = f"{sum(t.success for t in self.fresh)} successful" + (f", {errors} errors" if errors else "")
+        self.successful += trajectory.success
+        self.errors += trajectory.error is not None
+        detail = f"{self.successful} successful" + (f", {self.errors} errors" if self.errors else "")
         self.progress("collect", self.before + len(self.fresh), self.total, detail)
 
 
@@ -99,7 +106,7 @@ def run(config: CollectConfig, progress: Progress) -> Report:
         raise ConfigError(f"{config.output} exists already; add --resume to go on with it, or give another --output")
     facts = made_by(config)
     tasks = [{**task, "metadata": {**task.get("metadata", {}), **facts}} for task in tasks_of(config, named)]
-    before = _finished_before(config, {task["task_id"] for task in tasks}, facts)
+    before = _finished_before(config, {task["task_id"]: task["metadata"] for task in tasks}, facts)
     tally = _Tally(progress, before, len(tasks) * config.samples_per_task)
     agent = make_agent(config, named) if before < tally.total else _nobody  # no model is loaded to do nothing
     collector = TrajectoryCollector(agent, _settings(config), named.make_environment, tally)
@@ -119,29 +126,36 @@ def _nobody(task: Any, history: Any) -> None:
 
 
 def _settings(config: CollectConfig) -> Any:
+    from sage.libs.finetune.agent.cli.agents import BATCH_SIZE
     from sage.libs.finetune.agent.trajectories.collector import CollectorConfig
 
     return CollectorConfig(
         max_steps=config.max_steps,
         require_success=False,
         output_path=config.output,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or BATCH_SIZE,
         concurrency=config.concurrency,
         samples_per_task=config.samples_per_task,
         executor=config.executor,
         episode_timeout=config.episode_timeout,
         stop_after_failures=config.stop_after_failures,
         ray_address=config.ray_address,
-        ray_cpus=config.ray_cpus,
+        ray_cpus=config.ray_cpus or 1.0,
     )
 
 
-def _finished_before(config: CollectConfig, task_ids: set[str], facts: dict[str, Any]) -> int:
+def _finished_before(config: CollectConfig, tasks: dict[str, dict[str, Any]], facts: dict[str, Any]) -> int:
     """How many of the wanted episodes the output has already.
 
+    Args:
+        config: The command's.
+        tasks: The metadata of each wanted task, with the facts.
+        facts: What holds for all of them.
+
     Raises:
-        ConfigError: when it holds an episode that was made in another way than `facts` say.
+        ConfigError: when it holds an episode that was made in another way.
     """
+    from sage.libs.finetune.agent.cli.agents import FACTS
     from sage.libs.finetune.agent.jsonl import JsonlAppender, read_jsonl
     from sage.libs.finetune.agent.trajectories.io import episode_key, sole_writer
     from sage.libs.finetune.agent.types import AgentTrajectory
@@ -155,15 +169,24 @@ def _finished_before(config: CollectConfig, task_ids: set[str], facts: dict[str,
     for line, row in read_jsonl(path):
         where = f"{path}:{line}"
         trajectory = AgentTrajectory.from_dict(row, where)
-        for name, value in facts.items():
-            was = trajectory.metadata.get(name, value)
-            if was != value:
-                flag = "--strategy" if name == "method" else f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{where}: was made with {flag} {was}, not {value}; give that, or another --output")
+        if "agent" in trajectory.metadata:  # else it was not made by this command
+            wanted = tasks.get(trajectory.task_id)
+            _check_made(trajectory.metadata, wanted or facts, FACTS if wanted else facts, where)
         key = episode_key(trajectory.task_id, trajectory.metadata, where)
-        if trajectory.error is None and key[0] in task_ids and key[1] < config.samples_per_task:
+        if trajectory.error is None and key[0] in tasks and key[1] < config.samples_per_task:
             finished.add(key)
     return len(finished)
+
+
+def _check_made(was: dict[str, Any], wanted: dict[str, Any], names: Iterable[str], where: str) -> None:
+    """Refuse to go on with episodes made with settings that are not those of now; none is another than some."""
+    for name in names:
+        if was.get(name) == wanted.get(name):
+            continue
+        flag = "--strategy" if name == "method" else f"--{name.replace('_', '-')}"
+        how = f"with {flag} {was[name]}" if name in was else f"without {flag}"
+        but = f", not {wanted[name]}" if name in was and name in wanted else ""
+        raise ConfigError(f"{where}: was made {how}{but}; do the same, or give another --output")
 
 
 def _report(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage.libs.finetune.agent.cli.command import Command, Report
+from sage.libs.finetune.agent.cli.episodes import output_faults
 from sage.libs.finetune.agent.config import Config, option
 from sage.libs.finetune.agent.progress import Progress
 
@@ -38,10 +39,8 @@ class ConvertConfig(Config):
     skip_bad: bool = option(False, "leave out rows that cannot be converted, and count them")
 
     def conflicts(self) -> list[str]:
-        """The input is not overwritten; the wire form is chatml's."""
-        faults = []
-        if self.input.absolute() == self.output.absolute():
-            faults.append("'output' is the input file; give another name")
+        """The input is neither overwritten nor added to; the wire form is chatml's."""
+        faults = output_faults(self.input, self.output)
         if self.arguments == "json" and self.to != "chatml":
             faults.append(f"'arguments' json is for chatml, not {self.to}")
         return faults

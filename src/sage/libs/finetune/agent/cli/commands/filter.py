@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage.libs.finetune.agent.cli.command import Command, Report
+from sage.libs.finetune.agent.cli.episodes import loss_note, output_faults, read_episodes
 from sage.libs.finetune.agent.config import Config, option
 from sage.libs.finetune.agent.progress import Progress
 
@@ -34,9 +35,8 @@ class FilterConfig(Config):
     max_per_task: int | None = option(None, "most episodes of one task: the best rewarded, then the shortest", low=1)
 
     def conflicts(self) -> list[str]:
-        """The input is not overwritten."""
-        same = self.input.absolute() == self.output.absolute()
-        return ["'output' is the input file; give another name"] if same else []
+        """The input is neither overwritten nor added to."""
+        return output_faults(self.input, self.output)
 
 
 def run(config: FilterConfig, progress: Progress) -> Report:
@@ -46,14 +46,13 @@ def run(config: FilterConfig, progress: Progress) -> Report:
         ConfigError: for an unknown form of input.
         DataError: when the input cannot be read, or the output not written.
     """
-    from sage.libs.finetune.agent.cli.episodes import read_episodes
     from sage.libs.finetune.agent.jsonl import check_output
     from sage.libs.finetune.agent.reporting.tables import make_table, percent
     from sage.libs.finetune.agent.trajectories.filter import REASONS, TrajectoryFilter
     from sage.libs.finetune.agent.trajectories.io import save_trajectories
 
     check_output(config.output)
-    trajectories = read_episodes(config.input, config.source)
+    trajectories, lost = read_episodes(config.input, config.source)
     chosen = TrajectoryFilter(
         config.min_reward,
         config.require_success,
@@ -78,7 +77,8 @@ def run(config: FilterConfig, progress: Progress) -> Report:
         )
     unjudged = sum(trajectory.metadata.get("judged") is False for trajectory in trajectories)
     table = make_table((f"{stats['total']} trajectories", "n", "share"), rows)
-    report = Report({**stats, "unjudged": unjudged, "output": str(config.output) if kept else None}, [table])
+    data = {**stats, "unjudged": unjudged, "lost": lost, "output": str(config.output) if kept else None}
+    report = Report(data, [table], loss_note(lost))
     if unjudged:
         report.notes.append(
             f"{unjudged} of them were never judged, and count as no success with the rewards they have; "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sage.libs.finetune.agent.cli.command import Command, Report
+from sage.libs.finetune.agent.cli.episodes import loss_note, output_faults, read_episodes
 from sage.libs.finetune.agent.config import Config, option
 from sage.libs.finetune.agent.progress import Progress
 
@@ -40,9 +41,8 @@ class PreferencesConfig(Config):
     seed: int = option(0, "fixes which episodes are paired", low=0)
 
     def conflicts(self) -> list[str]:
-        """The input is not overwritten."""
-        same = self.input.absolute() == self.output.absolute()
-        return ["'output' is the input file; give another name"] if same else []
+        """The input is neither overwritten nor added to."""
+        return output_faults(self.input, self.output)
 
 
 def run(config: PreferencesConfig, progress: Progress) -> Report:
@@ -52,13 +52,12 @@ def run(config: PreferencesConfig, progress: Progress) -> Report:
         ConfigError: for an unknown form of input.
         DataError: when the input cannot be read, or the output not written.
     """
-    from sage.libs.finetune.agent.cli.episodes import read_episodes
     from sage.libs.finetune.agent.conversion.preferences import pair_stats, preference_pairs
     from sage.libs.finetune.agent.jsonl import check_output, write_jsonl
     from sage.libs.finetune.agent.reporting.tables import make_table
 
     check_output(config.output)
-    trajectories = read_episodes(config.input, config.source)
+    trajectories, lost = read_episodes(config.input, config.source)
     names = ("max_pairs_per_task", "min_reward_gap", "divergence", "seed")
     settings = {name: getattr(config, name) for name in names}
     pairs = preference_pairs(trajectories, **settings)
@@ -67,7 +66,8 @@ def run(config: PreferencesConfig, progress: Progress) -> Report:
     rows = [("pairs", str(stats.pairs))]
     rows += [(meaning, str(counts[name])) for name, meaning in _MEANINGS.items() if counts[name] or name == "both"]
     table = make_table((f"{stats.trajectories} episodes of {stats.tasks} tasks", "n"), rows)
-    report = Report({**counts, "output": str(config.output) if pairs else None}, [table])
+    data = {**counts, "lost": lost, "output": str(config.output) if pairs else None}
+    report = Report(data, [table], loss_note(lost))
     if not pairs:
         report.exit_code = 3
         report.problem = f"preferences: no pair in {config.input} and nothing was written; {_why(stats)}"

@@ -104,8 +104,10 @@ def _line(row: RowPreview | DataError, *, tokens: bool = False) -> Any:
     """A row for the terminal: with its tokens, or its headline alone; or what is wrong with it."""
     from rich.text import Text
 
+    from sage.libs.finetune.agent.preflight.faults import printable
+
     if isinstance(row, DataError):
-        return Text(str(row), style="red")
+        return Text(printable(str(row)), style="red")
     return row if tokens else Text(row.headline)
 
 

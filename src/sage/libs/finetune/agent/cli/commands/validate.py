@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +29,9 @@ class ValidateConfig(Config):
         2048, "longest row in tokens, with --model", low=16, aliases=("max_length", "max_seq_len")
     )
     tool_format: Literal["auto", "compact", "json"] = option("auto", "how our chat template shows tools, with --model")
+    truncation: Literal["drop", "windows"] = option(
+        "drop", "longer rows lose their oldest exchanges, or are split into windows, with --model"
+    )
     allow: str | None = option(None, "kinds of faults to let through, separated by commas")
 
 
@@ -52,7 +56,7 @@ def run(config: ValidateConfig, progress: Progress) -> Report:
 
         tokenizer, template = load_tokenizer(config.model, tool_format=config.tool_format)
     max_length = config.max_seq_length if tokenizer is not None else None
-    found = validate(config.data, config.source, tokenizer, max_length, allowed, progress)
+    found = validate(config.data, config.source, tokenizer, max_length, allowed, progress, config.truncation)
     data = {**found.to_dict(), "model": config.model, "template": vars(template) if template else None}
     report = Report(data, [_table(found)], _notes(found, template))
     if found.failed:
@@ -130,10 +134,23 @@ def _place(where: str, reference: str) -> str:
 
 
 def _next(config: ValidateConfig, found: ValidationReport) -> str:
-    allowed = f" --allow {','.join(sorted(found.allowed))}" if found.allowed else ""
+    """The command to go on with, under the settings that were checked."""
+    settings = {
+        "--from": config.source if config.source != "auto" else None,
+        "--max-seq-length": config.max_seq_length if config.max_seq_length != ValidateConfig.max_seq_length else None,
+        "--truncation": config.truncation if config.truncation != "drop" else None,
+        "--tool-format": config.tool_format if config.tool_format != "auto" else None,
+        "--allow": ",".join(sorted(found.allowed)) or None,
+    }
     if config.model is None:
-        return f"next: sage-finetune data validate {config.data} --model MODEL{allowed}"
-    return f"next: sage-finetune train --base-model {config.model} --train-data {config.data}{allowed}"
+        command = ["data", "validate", config.data, "--model", "MODEL"]
+    elif config.source != "auto":  # training looks at the rows itself
+        command = ["convert", config.data, "--from", config.source, "--to", "chatml", "-o", "OUT.jsonl"]
+        return f"next: {shlex.join(['sage-finetune', *command])}"
+    else:
+        command = ["train", "--base-model", config.model, "--train-data", config.data]
+    flags = [str(part) for flag, value in settings.items() if value is not None for part in (flag, value)]
+    return f"next: {shlex.join(['sage-finetune', *command, *flags])}"
 
 
 COMMAND = Command(

@@ -41,6 +41,9 @@ _OWN = {
 """What is read of a block of each type, beside its type."""
 
 
+_OPENAI = ("tool_calls", "function_call")
+
+
 def _matches(row: Mapping[str, Any]) -> bool:
     if not _accepts(row):
         return False
@@ -48,7 +51,7 @@ def _matches(row: Mapping[str, Any]) -> bool:
     schemas = isinstance(tools, list) and any(isinstance(tool, Mapping) and "input_schema" in tool for tool in tools)
     return (
         schemas
-        or isinstance(row.get("system"), str | list)
+        or isinstance(row.get("system"), list)
         or any(
             isinstance(block, Mapping) and block.get("type") in ("tool_use", "tool_result", "thinking")
             for message in row["messages"]
@@ -67,10 +70,10 @@ def _accepts(row: Mapping[str, Any]) -> bool:
         and all(
             isinstance(message, Mapping)
             and message.get("role") in ("user", "assistant", "system")
-            and not message.get("tool_calls")
-            and not message.get("function_call")
+            and not any(message.get(name) for name in _OPENAI)
             for message in messages
         )
+        and not row.get("functions")
         and not ("chosen" in row and "rejected" in row)
     )
 
@@ -88,7 +91,11 @@ def _read(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         path = f"messages[{index}]"
         if not isinstance(message, Mapping):
             raise DataError(f"{where}: {path}: expected a message (an object), found {type(message).__name__}")
-        turns += _turns(read_weight({"role": None, **message}, f"{where}: {path}"), f"{where}: {path}", path, kept)
+        for name in _OPENAI:
+            if message.get(name):
+                raise DataError(f"{where}: {path}.{name}: a call of OpenAI's form; read the file with --from chat")
+        own = {"role": None, **{name: value for name, value in message.items() if name not in _OPENAI}}
+        turns += _turns(read_weight(own, f"{where}: {path}"), f"{where}: {path}", path, kept)
     pair_calls(turns)
     metadata = read_metadata(row, ("messages", "tools", "system"))
     if kept:
@@ -117,6 +124,8 @@ def _turns(message: dict[str, Any], where: str, path: str, kept: dict[str, Any])
                 kept[f"{path}.content[{index}].{name}"] = value
         if calls and kind != "tool_use":
             raise DataError(f"{at}: {kind} after a call in the same turn; a chat turn has its words before its calls")
+        if kind == "thinking" and any(texts):
+            raise DataError(f"{at}: thinking after words in the same turn; a chat turn has its thoughts first")
         if kind in ("text", "thinking"):
             (texts if kind == "text" else thoughts).append(_text(block.get(kind), f"{at}.{kind}"))
         elif kind == "tool_use":

@@ -12,6 +12,7 @@ step under its number, and `extra` is the metadata itself.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -21,6 +22,7 @@ from sage.libs.finetune.agent.chatml import KEPT
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.sources.importers.base import Importer, as_json, read_tools
 from sage.libs.finetune.agent.sources.importers.chat import text_of
+from sage.libs.finetune.agent.sources.importers.weights import SWITCHES, read_weight
 from sage.libs.finetune.agent.types import AgentTrajectory
 
 NAME = "atif"
@@ -36,6 +38,7 @@ _ROOT = (
 )  # fmt: skip
 _STEP = ("step_id", "source", "message", "reasoning_content", "tool_calls", "observation")
 _ROLES = {"system": "system", "user": "user", "agent": "assistant"}
+_VERSION = re.compile(r"ATIF-v1(\.[0-9]+)?", re.IGNORECASE)
 _TRAJECTORY = {spec.name for spec in fields(AgentTrajectory)}
 
 
@@ -46,7 +49,7 @@ def _matches(row: Mapping[str, Any]) -> bool:
 
 def _read(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     version, steps = row.get("schema_version"), row.get("steps")
-    if not isinstance(version, str) or not version.upper().startswith("ATIF-V1"):
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise DataError(f"{where}: schema_version: expected ATIF-v1.0 to ATIF-v1.8, found {version!r:.80}")
     if not isinstance(steps, list) or not steps:
         raise DataError(f"{where}: steps: expected a non-empty list of steps, found {steps!r:.80}")
@@ -104,8 +107,12 @@ def _read_step(step: Mapping[str, Any], where: str) -> tuple[list[dict[str, Any]
     source = step.get("source")
     if not isinstance(source, str) or source not in _ROLES:
         raise DataError(f"{where}.source: expected system, user or agent, found {source!r:.80}")
-    kept = {name: value for name, value in step.items() if name not in _STEP and value is not None}
+    switches = {name: step[name] for name in SWITCHES if name in step}  # no field of the format, but not to pass over
+    kept = {
+        name: value for name, value in step.items() if name not in _STEP and name not in switches and value is not None
+    }
     message: dict[str, Any] = {"role": _ROLES[source], "content": text_of(step.get("message"), f"{where}.message")}
+    message = read_weight({**message, **switches}, where)
     reasoning, calls = step.get("reasoning_content"), step.get("tool_calls") or []
     if source != "agent" and (reasoning or calls):
         raise DataError(f"{where}: a step of source {source} has reasoning_content or tool_calls; only the agent has")

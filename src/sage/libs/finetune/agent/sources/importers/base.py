@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sage.libs.finetune.agent.chatml import KEPT
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.sources.strict import parse
+from sage.libs.finetune.agent.types import call_id
 
 
 def never(row: Mapping[str, Any]) -> bool:
@@ -41,6 +43,8 @@ class Importer:
 def read_metadata(row: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
     """`metadata` of a row and, beside it, every field not in `used`; a name taken already becomes `row.NAME`.
 
+    Taken is also the name that `chatml` keeps fields of a trajectory under.
+
     Example:
         >>> read_metadata({"messages": [], "id": 7, "metadata": {"id": 1, "split": "dev"}}, ["messages"])
         {'id': 1, 'split': 'dev', 'row.id': 7}
@@ -50,7 +54,7 @@ def read_metadata(row: Mapping[str, Any], used: Collection[str]) -> dict[str, An
     for name, value in row.items():
         if name in used or (name == "metadata" and (own is None or isinstance(own, Mapping))):
             continue
-        while name in metadata:
+        while name in metadata or name == KEPT:
             name = f"row.{name}"
         metadata[name] = value
     return metadata
@@ -101,13 +105,17 @@ def _tool(tool: Any, field: str, index: int) -> Any:
     return {"type": "function", "function": function}
 
 
+_ARGUMENTS = ("args", "input", "kwargs", "arguments", "parameters")
+"""Where a call of another form has its arguments; to pass them over would teach calls without any."""
+
+
 def read_calls(value: Any, field: str) -> list[dict[str, Any]]:
     """Tool calls in canonical form: one or a list, as objects or JSON text, with the wrapper `function` or bare.
 
     Arguments come out as a dict; null and empty text mean none. A number as id becomes text.
 
     Raises:
-        DataError: naming `field` and the call, when there is no name, or the arguments are no object.
+        DataError: naming `field` and the call, when there is no name, or the arguments are no object or elsewhere.
 
     Example:
         >>> read_calls('{"name": "search", "arguments": "{}"}', "a.jsonl:1: messages[2]")
@@ -122,6 +130,8 @@ def _call(call: Any, field: str, index: int) -> dict[str, Any]:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise DataError(f"{field}[{index}]: expected a call with 'name' and 'arguments', found {call!r:.80}")
     arguments = function.get("arguments", function.get("parameters"))
+    if arguments is None and (other := next((n for n in _ARGUMENTS if function.get(n) or call.get(n)), None)):
+        raise DataError(f"{field}[{index}]: the call has '{other}'; put its arguments into 'arguments' beside 'name'")
     if function is not call and isinstance(function.get("arguments"), dict) and isinstance(call.get("id"), str):
         return {**call, "type": "function"}  # most calls
     if isinstance(arguments, str):
@@ -167,7 +177,7 @@ def pair_calls(messages: list[dict[str, Any]]) -> None:
         return
     known = {str(message.get("tool_call_id")) for message in messages}
     known |= {str(call.get("id")) for message in messages for call in message.get("tool_calls", ())}
-    fresh = (name for name in (f"call_{n}" for n in itertools.count(1)) if name not in known)
+    fresh = (name for name in map(call_id, itertools.count(1)) if name not in known)
     starts = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
     for start, end in itertools.pairwise([*starts, len(messages)]):
         answers = [message for message in messages[start:end] if message.get("role") == "tool"]

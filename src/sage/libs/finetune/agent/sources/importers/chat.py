@@ -21,13 +21,13 @@ from sage.libs.finetune.agent.sources.importers.base import (
     read_tools,
     with_id,
 )
-from sage.libs.finetune.agent.sources.importers.weights import SWITCHES, read_weight, refuse_row_switches
+from sage.libs.finetune.agent.sources.importers.weights import SWITCHES, UNSUPPORTED, read_weight, refuse_row_switches
 
 KEYS = ("messages", "conversations", "conversation")
 """Where a row may have its messages."""
 _ROLES = {"developer": "system", "function": "tool", "tool_response": "tool"}
 _KNOWN = ("system", "user", "assistant", "tool", *_ROLES, "tool_call")
-_SWITCHES = frozenset(SWITCHES)
+_SWITCHES = frozenset((*SWITCHES, *UNSUPPORTED))
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _THOUGHTS = ("reasoning", "thinking")
 """Other names of `reasoning_content` (vLLM, OpenRouter; Ollama)."""
@@ -139,13 +139,8 @@ def _read(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise DataError(f"{where}: field '{key}': expected a non-empty list of chat messages, found {messages!r:.80}")
     turns: list[dict[str, Any]] = []
     used = ["tools", key]
-    system = row.get("system")
-    if (
-        system
-        and isinstance(system, str)
-        and not (isinstance(messages[0], dict) and messages[0].get("role") == "system")
-    ):
-        turns.append({"role": "system", "content": system})
+    if not (isinstance(messages[0], dict) and messages[0].get("role") in ("system", "developer")):
+        turns = system_turn(row, where)
         used.append("system")
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
@@ -163,7 +158,18 @@ def _read(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     pair_calls(turns)
     name = "tools" if row.get("tools") else "functions"
     tools = read_tools(row.get(name), f"{where}: {name}")
+    options = row.get("chat_template_kwargs")
+    if not tools and isinstance(options, Mapping) and (hidden := [n for n in options if "tools" in n and options[n]]):
+        raise DataError(
+            f"{where}: chat_template_kwargs.{hidden[0]}: tools are read from the field 'tools'; put them there"
+        )
     return {"messages": turns, "tools": tools, "metadata": read_metadata(row, {*used, name})}
+
+
+def system_turn(row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """The system message that stands in a field of the row, as the first turn; none where it has none."""
+    content = text_of(row.get("system"), f"{where}: system")
+    return [{"role": "system", "content": content}] if content else []
 
 
 def _message(message: Mapping[str, Any], role: str, where: str, key: str, index: int) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from typing import Any
 
 from sage.libs.finetune.agent.chatml import task_key, to_chatml
 from sage.libs.finetune.agent.errors import DataError
-from sage.libs.finetune.agent.sources.importers.base import Importer
+from sage.libs.finetune.agent.sources.importers.base import Importer, read_metadata
 from sage.libs.finetune.agent.sources.importers.chat import messages_key
-from sage.libs.finetune.agent.sources.importers.react import chat_turns, episode_row, rest_of, to_step, turn_of
+from sage.libs.finetune.agent.sources.importers.react import chat_turns, episode_row, to_step, turn_of
 from sage.libs.finetune.agent.sources.importers.react_text import (
     ACTION,
     OBSERVATION,
@@ -28,6 +28,7 @@ from sage.libs.finetune.agent.sources.importers.react_text import (
     observation_text,
     parse_react,
 )
+from sage.libs.finetune.agent.sources.importers.weights import SWITCHES, UNSUPPORTED, refuse_row_switches
 from sage.libs.finetune.agent.types import FINISH, AgentTrajectory, ToolSpec
 
 _FIELDS = (THOUGHT, ACTION, OBSERVATION)
@@ -64,14 +65,30 @@ def _accepts(row: Mapping[str, Any]) -> bool:
 
 def _texts(row: Mapping[str, Any]) -> list[str]:
     """What the agent and its environment wrote."""
+    if _foreign(row):
+        return []
     if fields := episode_row(row):
         return [row[fields[1]]]
-    turns = [turn for turn in chat_turns(row) or () if isinstance(turn, Mapping) and not turn.get("tool_calls")]
+    turns = [turn for turn in chat_turns(row) or () if isinstance(turn, Mapping)]
     texts = [turn.get("content", turn.get("value")) for turn in turns]
     return [text for text in texts if isinstance(text, str)]
 
 
+def _foreign(row: Mapping[str, Any]) -> str | None:
+    """The first field that the release does not have and that must not be passed over, such as a turn's weight."""
+    if name := next((name for name in ("tools", "functions", "system", "history") if row.get(name)), None):
+        return name
+    for index, turn in enumerate(chat_turns(row) or ()):
+        names = ("tool_calls", *SWITCHES, *UNSUPPORTED) if isinstance(turn, Mapping) else ()
+        if name := next((name for name in names if turn.get(name) not in (None, [])), None):
+            return f"messages[{index}].{name}"
+    return None
+
+
 def _read(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    refuse_row_switches(row, where)
+    if foreign := _foreign(row):
+        raise DataError(f"{where}: {foreign}: FireAct's rows have no such field; read the file with --from react")
     instruction, system, blocks = _episode(row, where)
     steps = [to_step(_named(block, where)) for block in blocks]
     lookup = any(step.action == "lookup" for step in steps)
@@ -131,7 +148,7 @@ def _episode(row: Mapping[str, Any], where: str) -> tuple[str, str | None, list[
 
 def _rest(row: Mapping[str, Any]) -> dict[str, Any]:
     fields = episode_row(row)
-    rest = rest_of(row, (*fields, "input") if fields else (str(messages_key(row)),))
+    rest = read_metadata(row, (*fields, "input") if fields else (str(messages_key(row)),))
     return {f"row.{name}" if name in _OURS else name: value for name, value in rest.items()}
 
 

@@ -10,22 +10,23 @@ A text names no schemas. Where the row brings no tools, they are inferred from i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sage.libs.finetune.agent.answers import answer_text, join_answer
 from sage.libs.finetune.agent.chatml import KEPT, task_key, to_chatml
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.sources.importers.base import Importer, read_metadata, read_tools
-from sage.libs.finetune.agent.sources.importers.chat import messages_key, text_of
+from sage.libs.finetune.agent.sources.importers.chat import messages_key, system_turn, text_of
 from sage.libs.finetune.agent.sources.importers.react_text import (
     Block,
+    is_bare_answer,
     looks_like_react,
     observation_text,
     parse_react,
 )
 from sage.libs.finetune.agent.sources.importers.weights import SWITCHES, read_weight, refuse_row_switches
-from sage.libs.finetune.agent.types import FINISH, AgentTrajectory, ToolSpec, TrajectoryStep, check_tools
+from sage.libs.finetune.agent.types import FINISH, AgentTrajectory, ToolSpec, TrajectoryStep, call_id, check_tools
 
 TASKS = ("instruction", "prompt", "question")
 EPISODES = ("output", "completion", "trajectory")
@@ -63,12 +64,6 @@ def turn_of(turn: object, where: str) -> tuple[str, str]:
     if role not in ("system", "user", "assistant", "tool"):
         raise DataError(f"{where}: role: expected system, user, assistant or tool, found {role!r:.80}")
     return role, text_of(content, where)
-
-
-def rest_of(row: Mapping[str, Any], used: Collection[str]) -> dict[str, Any]:
-    """`read_metadata`, where a field called as what `chatml` keeps there stands under another name too."""
-    metadata = read_metadata({name: value for name, value in row.items() if name != KEPT}, used)
-    return metadata if KEPT in used or KEPT not in row else {**metadata, f"row.{KEPT}": row[KEPT]}
 
 
 def infer_tools(calls: Iterable[tuple[str, Mapping[str, Any]]]) -> list[ToolSpec]:
@@ -116,15 +111,24 @@ def name_inputs(messages: Sequence[Mapping[str, Any]], tools: Sequence[ToolSpec]
 
 
 def _matches(row: Mapping[str, Any]) -> bool:
+    return _any_text(row, looks_like_react)
+
+
+def _accepts(row: Mapping[str, Any]) -> bool:
+    """A row that only answers, where others act."""
+    return _any_text(row, lambda text: looks_like_react(text) or is_bare_answer(text))
+
+
+def _any_text(row: Mapping[str, Any], test: Callable[[object], bool]) -> bool:
+    """Whether the episode's text, or that of a turn of the assistant, passes the test."""
     fields = episode_row(row)
     if fields is not None:
-        return looks_like_react(row[fields[1]])
+        return test(row[fields[1]])
     turns = [turn for turn in chat_turns(row) or () if isinstance(turn, Mapping)]
     if any(turn.get("tool_calls") for turn in turns):
         return False
     return any(
-        turn.get("role", turn.get("from")) in ("assistant", "gpt")
-        and looks_like_react(turn.get("content", turn.get("value")))
+        turn.get("role", turn.get("from")) in ("assistant", "gpt") and test(turn.get("content", turn.get("value")))
         for turn in turns
     )
 
@@ -137,10 +141,15 @@ def _read(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     elif turns is not None:
         messages, ending = _Chat(where).read(turns)
         kept = {KEPT: {"steps": ending}} if ending else {}
-        sample = {"messages": messages, "metadata": {**rest_of(row, ("tools", str(messages_key(row)))), **kept}}
+        used = ["tools", "functions", str(messages_key(row))]
+        if messages[0]["role"] != "system":
+            messages = [*system_turn(row, where), *messages]
+            used.append("system")
+        sample = {"messages": messages, "metadata": {**read_metadata(row, used), **kept}}
     else:
         raise DataError(f"{where}: expected {REACT.needs}; found {', '.join(map(str, row)) or 'nothing'}")
-    sample["tools"] = read_tools(row.get("tools"), f"{where}: tools")
+    name = "tools" if row.get("tools") else "functions"
+    sample["tools"] = read_tools(row.get(name), f"{where}: {name}")
     if sample["tools"]:
         check_tools(sample["tools"], where)
         name_inputs(sample["messages"], sample["tools"])
@@ -167,9 +176,9 @@ def _read_episode(row: Mapping[str, Any], task: str, episode: str, where: str) -
         system_prompt=system or None,
     )
     made = to_chatml(trajectory)
-    used = ("tools", "history", "system", "input", task, episode)
+    used = ("tools", "functions", "history", "system", "input", task, episode)
     kept = {KEPT: made["metadata"][KEPT]} if KEPT in made["metadata"] else {}
-    return {"messages": made["messages"], "metadata": {**rest_of(row, used), **kept}}
+    return {"messages": made["messages"], "metadata": {**read_metadata(row, used), **kept}}
 
 
 def to_step(block: Block) -> TrajectoryStep:
@@ -184,7 +193,7 @@ class _Chat:
         self.where = where
         self.messages: list[dict[str, Any]] = []
         self.calls = 0
-        self.waiting = False  # for the observation of the last call
+        self.waiting = ""  # the name of the last call, as long as it has no observation
         self.found = False
 
     def read(self, turns: Sequence[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -245,17 +254,17 @@ class _Chat:
                 return block.observation
             self.calls += 1
             call = {"name": block.action, "arguments": block.arguments}
-            calls = [{"id": f"call_{self.calls}", "type": "function", "function": call}]
+            calls = [{"id": call_id(self.calls), "type": "function", "function": call}]
             self.messages.append({"role": "assistant", "content": block.thought, "tool_calls": calls, **weight})
-            self.waiting = True
+            self.waiting = block.action
             if block.observation is not None:
                 self.observe(block.observation)
         return None
 
     def observe(self, text: str) -> None:
-        name = self.messages[-1]["tool_calls"][0]["function"]["name"]
-        self.messages.append({"role": "tool", "tool_call_id": f"call_{self.calls}", "name": name, "content": text})
-        self.waiting = False
+        answer = {"role": "tool", "tool_call_id": call_id(self.calls), "name": self.waiting, "content": text}
+        self.messages.append(answer)
+        self.waiting = ""
 
 
 REACT = Importer(
@@ -263,4 +272,5 @@ REACT = Importer(
     matches=_matches,
     read=_read,
     needs="a chat whose assistant turns, or an instruction whose output, is text such as 'Action: search[Louvre]'",
+    accepts=_accepts,
 )

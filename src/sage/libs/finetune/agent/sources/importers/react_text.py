@@ -56,7 +56,7 @@ class Block:
 
 
 def looks_like_react(text: object) -> bool:
-    """Whether a text plainly is ReAct: an action that can be read, or a thought or nothing before a final answer.
+    """Whether a text plainly is ReAct: an action that can be read, or a thought before a final answer.
 
     Example:
         >>> looks_like_react("Action: search[Louvre]"), looks_like_react("Action: get some sleep")
@@ -68,7 +68,18 @@ def looks_like_react(text: object) -> bool:
     if any(_name(mark) == ACTION and _opens_call(text, marks, index) for index, mark in enumerate(marks)):
         return True
     labels = [_name(mark) for mark in marks]
-    return ANSWER in labels and not text[: marks[0].start()].strip() and labels[0] in (THOUGHT, ANSWER)
+    return ANSWER in labels and labels[0] == THOUGHT and not text[: marks[0].start()].strip()
+
+
+def is_bare_answer(text: object) -> bool:
+    """Whether a text opens with its final answer; so do many that are no ReAct, and whose `Answer:` is to be trained.
+
+    Example:
+        >>> is_bare_answer("Answer: B"), looks_like_react("Answer: B")
+        (True, False)
+    """
+    mark = _LABEL.match(text.lstrip()) if isinstance(text, str) else None
+    return mark is not None and _name(mark) == ANSWER
 
 
 def parse_react(text: str, where: str, labels: Collection[str] = LABELS) -> list[Block]:
@@ -181,7 +192,7 @@ class _Reader:
             return False
         end = upto.start() if upto else len(self.text)
         for mark in reversed(list(_INLINE.finditer(self.text, fields[-1][1].end(), end))):
-            if _BRACKET.fullmatch(self._text(mark, upto)):
+            if _is_call(self.text, mark.end(), end):
                 fields.append((ACTION, mark))
                 return True
         return False
@@ -224,6 +235,10 @@ class _Reader:
             block.arguments = {"answer": value}
             if isinstance(arguments, dict) and arguments.keys() == {"answer"}:
                 block.arguments = arguments
+            elif isinstance(arguments, dict) and "return_type" in arguments:  # ToolBench
+                if arguments["return_type"] != "give_answer" or "final_answer" not in arguments:
+                    raise self._fault(mark, f"'{FINISH}' gives up (return_type), so there is no answer to learn")
+                block.arguments = {"answer": arguments["final_answer"]}
         elif isinstance(arguments, dict):
             block.arguments = arguments
         else:

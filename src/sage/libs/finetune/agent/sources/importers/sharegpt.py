@@ -11,7 +11,7 @@ from typing import Any
 
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.sources.importers.base import Importer, pair_calls, read_metadata, read_tools
-from sage.libs.finetune.agent.sources.importers.chat import add_calls, call_turn, messages_key
+from sage.libs.finetune.agent.sources.importers.chat import add_calls, call_turn, messages_key, system_turn
 from sage.libs.finetune.agent.sources.importers.weights import read_weight, refuse_row_switches
 
 _ROLES = {
@@ -47,10 +47,9 @@ def _read(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         )
     turns: list[dict[str, Any]] = []
     used = {"tools", key}
-    system, first = row.get("system"), messages[0]
-    if isinstance(system, str) and not (isinstance(first, Mapping) and first.get("from") == "system"):
+    if not (isinstance(messages[0], Mapping) and messages[0].get("from") == "system"):
+        turns = system_turn(row, where)
         used.add("system")
-        turns += [{"role": "system", "content": system}] if system else []
     for index, message in enumerate(messages):
         _add(turns, message, f"{where}: {key}[{index}]")
     pair_calls(turns)

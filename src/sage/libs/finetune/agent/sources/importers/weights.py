@@ -6,7 +6,8 @@
     loss_mask   1, 0, true or false (verl)
 
 A switch that is passed over trains on turns the author left out, so none is, and what cannot be followed is refused:
-switches that contradict each other, lists of them, one for a whole row, and any that would train on another's turn.
+switches that contradict each other, lists of them, one for a whole row or for a part of a turn (axolotl's
+`train_detail`), and any that would train on another's turn.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from sage.libs.finetune.agent.errors import DataError
 
 SWITCHES = ("weight", "train", "loss", "loss_mask")
+UNSUPPORTED = ("training", "train_detail")
 _SUPPORTED = "give each assistant message 'weight' (a number), 'train', 'loss' or 'loss_mask' (true or false)"
 
 
@@ -33,6 +35,9 @@ def read_weight(message: dict[str, Any], where: str) -> dict[str, Any]:
         {'role': 'assistant', 'content': 'Hi', 'weight': 0.0}
     """
     found: dict[str, float] = {}
+    for name in UNSUPPORTED:
+        if message.get(name) not in (None, []):
+            raise DataError(f"{where}.{name}: this switch is not supported; {_SUPPORTED}")
     for name in SWITCHES:
         if message.get(name) is not None:
             found[name] = _weight(name, message[name], where)
@@ -60,8 +65,11 @@ def refuse_row_switches(row: Mapping[str, Any], where: str) -> None:
 
     Raises:
         DataError: for `loss_mask` in any form, and the other switches as a list or a boolean; a number (a loss that
-            was measured, a weight among rows) is metadata.
+            was measured, a weight among rows) is metadata. Also for `kto_tag` (LLaMA-Factory), since half of such
+            answers are there to be unlearned.
     """
+    if row.get("kto_tag") is not None:
+        raise DataError(f"{where}: kto_tag: a row for preference training, not a conversation to learn from")
     for name in (*SWITCHES, "loss_masks", "weights"):
         value = row.get(name)
         if isinstance(value, list | bool) or (name in ("loss_mask", "loss_masks") and value is not None):

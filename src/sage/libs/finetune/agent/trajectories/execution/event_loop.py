@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Awaitable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from sage.libs.finetune.agent.errors import TrajectoryError
@@ -53,13 +54,26 @@ def settled(value: object) -> object:
 def finished(future: Future[Any]) -> object:
     """Wait for the future; an interrupted wait cancels it, so that nothing goes on unseen."""
     try:
-        return future.result()
+        result = future.result()
     finally:
         future.cancel()  # does nothing to one that is done
+    if isinstance(result, _Exit):
+        raise result.error
+    return result
+
+
+@dataclass(frozen=True)
+class _Exit:
+    """What a coroutine raised to end the program: raised on the loop it would end the loop, and all wait forever."""
+
+    error: BaseException
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+    try:
+        return await awaitable
+    except (KeyboardInterrupt, SystemExit) as error:
+        return _Exit(error)
 
 
 def _loop_and_thread() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:

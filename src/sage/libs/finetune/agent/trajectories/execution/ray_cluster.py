@@ -35,6 +35,7 @@ OBJECT_STORE = 200 * 2**20
 _LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Set to 0 while Ray is imported, it keeps a cluster started here to the loopback address; on Linux as well."""
 _OWN = "sage.libs.finetune.agent."
+logger = logging.getLogger(__name__)
 _REACH = 10.0  # seconds to connect to a cluster
 _LOOK_UP = 0.5  # seconds between two looks at whether to stop
 
@@ -64,18 +65,20 @@ def on_cluster(
         Each trajectory as it comes back.
 
     Raises:
-        ConfigError: when Ray is not installed, the cluster cannot be reached, or agent or environment cannot be sent.
+        ConfigError: when Ray is not installed, the cluster cannot be reached, or agent or environment cannot be sent;
+            when this machine has fewer CPUs than an episode takes.
     """
     ray, started = _connect(address)
     flying: dict[Any, Episode] = {}
     try:
+        _check_room(ray, cpus, started)
         sent = ray.put(_packed(ray, cast))
         remote = ray.remote(num_cpus=cpus, max_retries=RUNS_AGAIN)(_play_there)
         waiting = iter(episodes)
         while True:
             room = 0 if stop.asked else max(width, int(ray.cluster_resources().get("CPU", 0) / cpus)) - len(flying)
             for episode in islice(waiting, max(0, room)):
-                flying[remote.remote([sent], episode, timeout)] = episode
+                flying[_sent_off(remote, sent, episode, timeout)] = episode
             if not flying or stop.over:
                 return
             stop.tell(len(flying))
@@ -87,6 +90,13 @@ def on_cluster(
             ray.cancel(reference, force=True)
         if started:
             ray.shutdown()
+
+
+def _sent_off(remote: Any, sent: Any, episode: Episode, timeout: float | None) -> Any:
+    try:
+        return remote.remote([sent], episode, timeout)
+    except TypeError as error:  # Ray's own, after a page on what it tried
+        raise _unsendable(f"task '{episode.task['task_id']}'", error.__cause__ or error) from None
 
 
 def _play_there(sent: list[Any], episode: Episode, timeout: float | None) -> AgentTrajectory:
@@ -120,15 +130,19 @@ def _packed(ray: Any, cast: Cast) -> bytes:
             try:
                 ray.cloudpickle.dumps(part)
             except Exception as error:  # whatever the object's own pickling raises
-                reason = " ".join(str(error).split())
-                raise ConfigError(
-                    f"executor 'ray': the {side} cannot be sent to workers ({type(error).__name__}: {reason:.200}); "
-                    "open connections, locks and files when the first episode needs them, or give its class"
-                ) from None
+                raise _unsendable(f"the {side}", error, ", or give its class") from None
         return ray.cloudpickle.dumps(cast)  # type: ignore[no-any-return]
     finally:
         for module in homes:
             ray.cloudpickle.unregister_pickle_by_value(module)
+
+
+def _unsendable(what: str, error: BaseException, otherwise: str = "") -> ConfigError:
+    reason = " ".join(str(error).split())
+    return ConfigError(
+        f"executor 'ray': {what} cannot be sent to workers ({type(error).__name__}: {reason:.200}); "
+        f"open connections, locks and files when the first episode needs them{otherwise}"
+    )
 
 
 def _home(part: object) -> ModuleType | None:
@@ -174,6 +188,16 @@ def _connect(address: str | None) -> tuple[Any, bool]:
             "(ray start --head prints it), or none to start one here"
         ) from None
     return ray, True
+
+
+def _check_room(ray: Any, cpus: float, started: bool) -> None:
+    """An episode that no machine has the CPUs for would wait forever, and nobody would say so."""
+    most = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    if cpus <= most:
+        return
+    if started:
+        raise ConfigError(f"ray_cpus={cpus:g}: this machine has {most:g} CPUs; give less")
+    logger.warning("no machine of the cluster has %g CPUs (ray_cpus) now; episodes wait for one that has", cpus)
 
 
 def _reach(address: str) -> None:
