@@ -44,3 +44,12 @@ def test_suggestion() -> None:
     assert suggestion("lora_rank", ["lora_r", "batch_size"]) == "did you mean 'lora_r'? "
     assert suggestion("zzz", ["lora_r"]) == ""
     assert suggestion("x", []) == ""
+
+
+def test_an_alias_finds_the_entry_and_is_not_listed() -> None:
+    shapes = Registry[int]("shape")
+    shapes.add("square", 4)
+    shapes.alias("quad", "square")
+    assert shapes["quad"] == 4 and "quad" in shapes and list(shapes) == ["square"]
+    with pytest.raises(ConfigError, match="cannot stand for"):
+        shapes.alias("square", "square")

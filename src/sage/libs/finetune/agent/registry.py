@@ -27,6 +27,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._aliases: dict[str, str] = {}
 
     def add(self, name: str, entry: T) -> None:
         """Register `entry`; a name can be taken once."""
@@ -34,13 +35,20 @@ class Registry(Generic[T]):
             raise ConfigError(f"{self.kind} '{name}' is registered already")
         self._entries[name] = entry
 
+    def alias(self, other: str, name: str) -> None:
+        """Let the entry `name` be asked for as `other` too; lists keep to its name."""
+        if other in self or name not in self._entries:
+            raise ConfigError(f"{self.kind} '{other}' cannot stand for '{name}'")
+        self._aliases[other] = name
+
     def __getitem__(self, name: str) -> T:
+        name = self._aliases.get(name, name)
         if name not in self._entries:
             raise ConfigError(f"unknown {self.kind} '{name}'; {suggestion(name, self)}known: {', '.join(self)}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self._aliases
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))

@@ -19,3 +19,5 @@ ORDER = (OWN, ATIF, FIREACT, REACT, ANTHROPIC, SHAREGPT, CHAT, ALPACA)
 IMPORTERS = Registry[Importer]("form of rows")
 for _importer in ORDER:
     IMPORTERS.add(_importer.name, _importer)
+for _other, _name in (("openai", CHAT.name), ("chatml", CHAT.name), ("agentinstruct", SHAREGPT.name)):
+    IMPORTERS.alias(_other, _name)
