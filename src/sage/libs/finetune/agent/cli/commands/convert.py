@@ -90,14 +90,16 @@ def _report(result: ExchangeReport, config: ConvertConfig) -> Report:
         remedy = "" if result.failures == result.read else "; mend them, or leave them out with --skip-bad"
         report.problem = f"convert: {result.failures} of {result.read} rows cannot be converted{remedy}"
         return report
+    if result.to == "sharegpt":
+        report.notes.append(
+            "words beside a call, where there are any, are a turn of their own; LLaMA-Factory skips such rows"
+        )
     if result.to == "chatml":
         report.notes.append(f"next: sage-finetune train --base-model MODEL --train-data {config.output}")
     elif result.to == "trajectory":
         report.notes.append(f"next: sage-finetune filter {config.output} -o kept.jsonl")
     else:
         report.notes.append(f"next: sage-finetune data validate {config.output}")
-    if result.to == "sharegpt":
-        report.notes.append("note: words beside a call are a turn of their own, and LLaMA-Factory skips such rows")
     return report
 
 
