@@ -26,7 +26,7 @@ def test_react_text_becomes_rows_to_train_on(cli: Any, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert out == (
         "rows    1\nfrom    react\nformat  chatml\noutput  rows.jsonl\n\n"
-        "next: sage-finetune train --base-model MODEL --train-data rows.jsonl\n"
+        "next: sage-finetune data validate rows.jsonl --model MODEL\n"
     )
     [row] = rows_of(tmp_path / "rows.jsonl")
     assert [message["role"] for message in row["messages"]] == ["user", "assistant", "tool", "assistant"]

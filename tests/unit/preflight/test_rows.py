@@ -253,3 +253,18 @@ def test_nothing_heavy_is_loaded_to_check_rows() -> None:
 def test_a_call_in_the_words_is_counted_as_text() -> None:
     text = '<tool_call>{"name": "find", "arguments": {}}</tool_call>'
     assert found(row(USER, turn(text))) == {"call_in_text": "message 1: calls 'find' in its words"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**Action:** search[x]\n**Observation:** y\nso y",
+        "ACTION: go to desk 1\nOBSERVATION: a desk",
+        "### Action: look\n### Observation 1: y.",
+        "<tool_response>y</tool_response>",
+    ],
+)
+def test_an_observation_among_trained_words_is_a_fault(text: str) -> None:
+    assert list(found(row(USER, turn(text)))) == ["observation_in_turn"]
+    assert "observation_in_turn" not in found(row(USER, turn("My observation: y.\nAction is needed.")))
+    assert "observation_in_turn" not in found(row(USER, turn(text, weight=0), turn("y")))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from tests.unit.sources.foreign import ANTHROPIC_ROW as ANTHROPIC
@@ -49,7 +50,8 @@ def test_rows_that_tell_less_go_with_those_that_tell_more(tmp_path):
     path = tmp_path / "rows.jsonl"
     assert sources(write(path, CHAT, ANTHROPIC)) == ["anthropic", "anthropic"]
     spoken = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Action: search[x]"}]}
-    assert sources(write(path, spoken, CHAT)) == ["chat", "chat"]  # text of one row does not turn the others into calls
+    first, second = sources(write(path, spoken, CHAT))  # neither are the others calls, nor is its call plain text
+    assert "looks like react, others like chat" in first and second == "chat"
 
 
 def test_rows_of_several_forms_name_two_that_differ(tmp_path):
@@ -156,3 +158,13 @@ def test_detection_holds_few_rows_in_memory(tmp_path):
     rows = import_rows(path)
     next(rows)
     assert sum(1 for _ in rows) == 499
+
+
+@pytest.mark.parametrize("at", [0, 3, 100])
+def test_react_text_among_plain_rows_is_an_error_wherever_it_stands(tmp_path: Path, at: int) -> None:
+    plain = {"instruction": "Q", "input": "", "output": "A"}
+    rows = [plain] * 100
+    rows.insert(at, {**plain, "output": "Action: search[x]\nObservation: y\nAction: finish[z]"})
+    (path := tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [bad] = [row for row in import_rows(path) if row.error]
+    assert str(bad.error).startswith(f"{path}:{at + 1}: the row looks like react, others like alpaca; ")

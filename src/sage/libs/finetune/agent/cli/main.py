@@ -112,7 +112,8 @@ def _app() -> typer.Typer:
         group, _, name = command.name.rpartition(" ")
         if group not in groups:
             groups[group] = typer.Typer(rich_markup_mode=None, context_settings=_CONTEXT)
-            app.add_typer(groups[group], name=group, help=GROUPS[group], no_args_is_help=True)
+            groups[group].callback(invoke_without_command=True)(_group)
+            app.add_typer(groups[group], name=group, help=GROUPS[group])
         text = f"{command.help}\n\n\b\nExample:\n  {command.example}"
         groups[group].command(name, help=text)(_parser(command))
     return app
@@ -137,6 +138,12 @@ def _root(
         print(context.get_help())
         raise typer.Exit(USAGE)
     return None
+
+
+def _group(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(USAGE)
 
 
 def _parser(command: Command) -> Callable[..., Invocation]:

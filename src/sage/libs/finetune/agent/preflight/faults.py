@@ -68,6 +68,11 @@ _ALL = (
         "a call in the text breaks off",
         "it teaches broken calls; complete it in 'tool_calls', or give the turn weight 0",
     ),
+    Kind(
+        "observation_in_turn",
+        "an observation among the model's words",
+        "it teaches to make observations up; read the rows with --from react, or give the answer a turn of role tool",
+    ),
     Kind("untrained", "every assistant turn has weight 0", "drop the row, or give a turn weight 1"),
     Kind("duplicate", "the same row once more", "drop it, or say with --allow duplicate that it shall count twice"),
     Kind(
@@ -206,8 +211,8 @@ def allowed_kinds(text: str | None) -> frozenset[str]:
         Traceback (most recent call last):
         sage.libs.finetune.agent.errors.ConfigError: allow: unknown kind of fault 'duplicates'; did you mean \
 'duplicate'? known: unreadable, roles, call_ids, unknown_tool, bad_tool, arguments, null_arguments, empty_turn, \
-half_call, untrained, duplicate, template, tools_hidden, stop_untrained, tokens_differ, special_tokens, \
-unknown_text, masked, too_long
+half_call, observation_in_turn, untrained, duplicate, template, tools_hidden, stop_untrained, tokens_differ, \
+special_tokens, unknown_text, masked, too_long
     """
     known = [kind.name for kind in _ALL if kind.severity == "fault"]
     names = [name.strip() for name in (text or "").split(",") if name.strip()]

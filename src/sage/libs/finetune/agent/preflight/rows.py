@@ -20,6 +20,8 @@ REMEMBERED = 1_000_000
 """Rows among which duplicates are looked for; about 250 bytes of memory each."""
 
 _TAG = re.compile(r"<tool_call>|<\|python_tag\|>")
+_ACTION = re.compile(r"^[\s#>*]*action\b", re.IGNORECASE | re.MULTILINE)
+_OBSERVATION = re.compile(r"^[\s#>*]*observation\b[^\n:.]{0,40}[:.]", re.IGNORECASE | re.MULTILINE)
 
 
 class RowChecks:
@@ -136,6 +138,8 @@ def _look_at_turn(index: int, message: Message, tools: Tools, found: dict[str, l
     content, calls = message.get("content") or "", message.get("tool_calls") or ()
     if not calls and not content.strip():
         tell("empty_turn", "neither words nor calls")
+    if observed := _observation(content):
+        tell("observation_in_turn", f"holds {observed!r}")
     # Without tools, JSON in a text is no attempt at a call: it is code, or an example.
     if _TAG.search(content) or ("{" in content and any(tools)):
         said = parse_reply(content)
@@ -159,6 +163,17 @@ def _look_at_turn(index: int, message: Message, tools: Tools, found: dict[str, l
             tell("null_arguments", f"call of '{name}': {', '.join(faults.padded)}")
         if faults.misfit:
             tell("arguments", f"call of '{name}': {faults.misfit}")
+
+
+def _observation(text: str) -> str | None:
+    """What an environment answered, in words that the model would be trained to write; None if nothing."""
+    if "<tool_response>" in text:
+        return "<tool_response>"
+    if "bserv" not in text and "BSERV" not in text:
+        return None
+    action = _ACTION.search(text)
+    found = _OBSERVATION.search(text, action.end()) if action else None
+    return found[0].strip() if found else None
 
 
 def _notes(sample: Sample, messages: Sequence[Message], tools: Tools) -> Iterator[tuple[str, list[str]]]:

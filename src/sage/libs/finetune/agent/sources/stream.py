@@ -15,10 +15,12 @@ from typing import Any
 
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.sources.files import read_rows
+from sage.libs.finetune.agent.sources.importers.alpaca import ALPACA
 from sage.libs.finetune.agent.sources.importers.base import Importer, read_tools
 from sage.libs.finetune.agent.sources.importers.chat import CHAT
 from sage.libs.finetune.agent.sources.importers.known import IMPORTERS, ORDER
-from sage.libs.finetune.agent.sources.importers.react import name_inputs
+from sage.libs.finetune.agent.sources.importers.react import REACT, name_inputs
+from sage.libs.finetune.agent.sources.importers.sharegpt import SHAREGPT
 from sage.libs.finetune.agent.sources.rows import read_sample
 from sage.libs.finetune.agent.types import Sample, ToolSpec, check_tools
 
@@ -26,6 +28,7 @@ AUTO = "auto"
 _LOOKED_AT = 64
 """Rows that the form is found by."""
 _CANONICAL = {"messages", "tools", "metadata"}
+_PLAIN = (ALPACA, CHAT, SHAREGPT)
 _HELD = 1000
 """Rows held in memory for it at most, those that cannot be read included."""
 
@@ -86,6 +89,7 @@ def import_located(
 def _imported(
     rows: Iterator[tuple[str, Any]], name: str, importer: Importer | None, tools: Sequence[ToolSpec]
 ) -> Iterator[Imported]:
+    found = importer is None
     if importer is None:
         held = _first(rows)
         importer = _form(held, name)
@@ -96,6 +100,8 @@ def _imported(
             yield Imported(where, None, fault, importer.name if importer else "")
             continue
         try:
+            if found:
+                _refuse_acting(importer, row, where)
             yield Imported(where, _sample(importer, row, where, tools), None, importer.name)
         except DataError as error:
             yield Imported(where, None, one_line(error), importer.name)
@@ -112,6 +118,15 @@ def one_line(error: DataError) -> DataError:
     if text.isprintable():
         return error
     return DataError("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
+
+
+def _refuse_acting(importer: Importer, row: object, where: str) -> None:
+    """A row of ReAct text among rows of plain text, which would train its calls and observations as words."""
+    if importer in _PLAIN and isinstance(row, Mapping) and row.keys() != _CANONICAL and REACT.matches(row):
+        raise DataError(
+            f"{where}: the row looks like react, others like {importer.name}; put rows of one form in a file, or give "
+            "--from NAME"
+        )
 
 
 def _sample(importer: Importer, row: Any, where: str, tools: Sequence[ToolSpec]) -> Sample:

@@ -74,7 +74,11 @@ def run(config: ConvertConfig, progress: Progress) -> Report:
 def _report(result: ExchangeReport, config: ConvertConfig) -> Report:
     from sage.libs.finetune.agent.reporting.tables import facts_table, make_table
 
-    facts = {"rows": str(result.written), "from": result.source or "-", "format": result.to}
+    facts = {
+        "rows": str(result.written if result.output else result.read),
+        "from": result.source or "-",
+        "format": result.to,
+    }
     if result.failures:
         facts["left out" if result.output else "bad rows"] = str(result.failures)
     facts["output"] = str(result.output) if result.output else "nothing was written"
@@ -95,7 +99,7 @@ def _report(result: ExchangeReport, config: ConvertConfig) -> Report:
             "words beside a call, where there are any, are a turn of their own; LLaMA-Factory skips such rows"
         )
     if result.to == "chatml":
-        report.notes.append(f"next: sage-finetune train --base-model MODEL --train-data {config.output}")
+        report.notes.append(f"next: sage-finetune data validate {config.output} --model MODEL")
     elif result.to == "trajectory":
         report.notes.append(f"next: sage-finetune filter {config.output} -o kept.jsonl")
     else:

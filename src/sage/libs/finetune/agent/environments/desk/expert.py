@@ -59,7 +59,8 @@ class NoisyDeskExpert(DeskExpert):
 
     def act(self, task: Mapping[str, Any], history: Sequence[TrajectoryStep]) -> TrajectoryStep:
         """The next step: right up to the fault, and consistent with it from there on."""
-        rng = random.Random(f"noise/{self.seed}/{task['task_id']}")
+        sample = task["metadata"].get("sample", 0)
+        rng = random.Random(f"noise/{self.seed}/{task['task_id']}" + (f"/{sample}" if sample else ""))
         fails, fault, at = rng.random() < self.failure_rate, rng.choice(FAULTS), rng.randint(0, 1)
         if not fails or len(history) < at:
             return super().act(task, history)

@@ -34,6 +34,7 @@ from sage.libs.finetune.agent.types import FINISH, AgentTrajectory, ToolSpec
 _FIELDS = (THOUGHT, ACTION, OBSERVATION)
 _NAME = re.compile(r"(?:^|[ \t])Action:[ \t]*([^\s\[]*)\[", re.MULTILINE)
 _VERDICT = re.compile(r"Episode finished, reward = (\S+)")
+_AGENT = ("assistant", "gpt")
 _REWARDS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
 _OURS = ("task_id", "success", "total_reward", "opening", "source", "method", "judged")
 _LOOKS_BACK = re.compile(r"haven.t solved the task within [0-9]+ steps")
@@ -70,8 +71,13 @@ def _texts(row: Mapping[str, Any]) -> list[str]:
     if fields := episode_row(row):
         return [row[fields[1]]]
     turns = [turn for turn in chat_turns(row) or () if isinstance(turn, Mapping)]
-    texts = [turn.get("content", turn.get("value")) for turn in turns]
-    return [text for text in texts if isinstance(text, str)]
+    texts = [(turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))) for turn in turns]
+    written = [
+        text
+        for role, text in texts
+        if isinstance(text, str) and (role in _AGENT or text.lstrip().startswith(OBSERVATION))
+    ]
+    return written
 
 
 def _foreign(row: Mapping[str, Any]) -> str | None:
