@@ -1,6 +1,7 @@
 """Checking 100,000 rows of about 2 kB without a model, on one core, beside plain `json.loads` of the same lines.
 
-Each is measured in a process of its own, bound to one core: wall-clock and processor seconds, and peak memory.
+Once with rows that share their tools, as data sets of one agent do, and once with schemas that no other row has. Each
+is measured in a process of its own, bound to one core: wall-clock and processor seconds, and peak memory.
 """
 
 from __future__ import annotations
@@ -59,7 +60,15 @@ TOOLS = {
 }
 
 
-def row(number: int, rng: random.Random) -> dict[str, Any]:
+def own_tools(number: int) -> list[dict[str, Any]]:
+    """The tools, each with a parameter that no other row's tool has."""
+    tools = json.loads(json.dumps(list(TOOLS.values())))
+    for tool in tools:
+        tool["function"]["parameters"]["properties"][f"note_{number}"] = {"type": "string"}
+    return tools
+
+
+def row(number: int, rng: random.Random, tools: list[dict[str, Any]]) -> dict[str, Any]:
     """One conversation of two or three calls; no two are alike."""
     goods, place, offer = rng.choice(GOODS), rng.choice(PLACES), rng.randrange(10**6) + 1
     price = round(rng.uniform(5, 300), 2)
@@ -79,7 +88,7 @@ def row(number: int, rng: random.Random) -> dict[str, Any]:
         messages.append({"role": "assistant", "content": thought, "tool_calls": [call]})
         messages.append({"role": "tool", "tool_call_id": f"call_{index}", "name": name, "content": answer})
     messages.append({"role": "assistant", "content": f"The {goods} (offer {offer}) is reserved for a week."})
-    return {"messages": messages, "tools": list(TOOLS.values())}
+    return {"messages": messages, "tools": tools}
 
 
 def parse(path: str) -> int:
@@ -124,19 +133,24 @@ def main() -> None:
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         print(json.dumps(measure(*options.measure)))
         return
+    cases = {"tools shared": lambda number: list(TOOLS.values()), "tools of its own in each row": own_tools}
+    report("validate", {case: compare(options.rows, tools) for case, tools in cases.items()})
+
+
+def compare(rows: int, tools: Callable[[int], list[dict[str, Any]]]) -> dict[str, Any]:
+    """Write the rows and measure each kind of work on them."""
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         with path.open("w", encoding="utf-8") as handle:
-            handle.writelines(json.dumps(row(number, rng)) + "\n" for number in range(options.rows))
-        size = path.stat().st_size
-        result: dict[str, Any] = {"rows": options.rows, "bytes_a_row": size / options.rows}
+            handle.writelines(json.dumps(row(number, rng, tools(number))) + "\n" for number in range(rows))
+        result: dict[str, Any] = {"rows": rows, "bytes_a_row": path.stat().st_size / rows}
         for name in WORK:
             command = [sys.executable, __file__, "--measure", name, str(path)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             result[name] = json.loads(done.stdout)
     result["times_json"] = result["validate"]["cpu_s"] / result["json.loads"]["cpu_s"]
-    report("validate", result)
+    return result
 
 
 if __name__ == "__main__":

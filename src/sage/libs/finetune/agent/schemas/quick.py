@@ -89,7 +89,7 @@ def _array(schema: Mapping[str, Any]) -> Check | None:
 def _object(schema: Mapping[str, Any]) -> Check | None:
     checks: dict[str, Check] = {}
     for name, part in schema.get("properties", {}).items():
-        test = quick_check(part)
+        test = _remembered(part)
         if test is None:
             return None
         checks[name] = test
@@ -103,6 +103,20 @@ def _object(schema: Mapping[str, Any]) -> Check | None:
         return all(name in value for name in required)
 
     return check
+
+
+_parts: dict[str, Check | None] = {}
+_MOST_PARTS = 4096
+
+
+def _remembered(part: object) -> Check | None:
+    """`quick_check` of a parameter's schema; tools that differ have many of these in common."""
+    text = repr(part)
+    if text not in _parts:
+        if len(_parts) >= _MOST_PARTS:
+            _parts.clear()
+        _parts[text] = quick_check(part)
+    return _parts[text]
 
 
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from jsonschema import Draft7Validator, Draft201909Validator, Draft202012Validator
@@ -77,7 +77,7 @@ class ToolSchema:
             if quick is None:
                 kind.check_schema(dict(parameters))
             self._fits = quick or _unsure
-            self._validator: Validator = kind(parameters, registry=REGISTRY)
+            self._kind = kind
         except SchemaError as error:
             raise UnusableSchema(f"{_path(error)}{_short(error.message)}") from None
         except _UNUSABLE as error:
@@ -114,6 +114,11 @@ class ToolSchema:
                 return None
             error = next(iter(self._validator.iter_errors(arguments)), None)
         return None if error is None else f"{_path(error)}{_short(error.message)}"
+
+    @cached_property
+    def _validator(self) -> Validator:
+        validator: Validator = self._kind(self._parameters, registry=REGISTRY)
+        return validator
 
     def _without_padding(self, value: Any, schema: object, path: str, padded: list[str]) -> Any:
         """The value without nulls that nothing allows and nothing requires; their paths are added to `padded`."""
