@@ -268,3 +268,9 @@ def test_numbers_are_read_as_they_are():
         1e5,
     ]
     assert [type(number) for number in parse("[1, 1.0]")] == [int, float]
+
+
+def test_a_table_is_told_what_is_read(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\n1,2\n")
+    with pytest.raises(DataError, match=r"a\.csv: a table has no place for messages and calls; give \.json"):
+        next(read_rows(tmp_path / "a.csv"))

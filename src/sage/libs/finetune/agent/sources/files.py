@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 """The files of a folder that are read; a file given by its own name may have any."""
+_TABLES = (".csv", ".tsv", ".xls", ".xlsx")
 _BUFFER = 1 << 20
 _FIRST = 1 << 16
 """How much of the first line is looked at before it is known that the file has lines."""
@@ -77,6 +78,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
 
 def _files(path: Path) -> Iterator[Path]:
     if not path.is_dir():
+        if path.suffix.lower() in _TABLES and path.exists():
+            raise DataError(f"{path}: a table has no place for messages and calls; give {', '.join(SUFFIXES)}")
         yield path
         return
     root = path.resolve()
