@@ -108,7 +108,7 @@ def test_a_row_that_would_not_be_read_back_is_not_written(tmp_path: Path) -> Non
     write_jsonl(tmp_path / "a.jsonl", [{"messages": [USER, *turns]}])
     report = convert_file(tmp_path / "a.jsonl", tmp_path / "out.jsonl", to="sharegpt")
     [tally] = report.failed.values()
-    assert tally.example.startswith("the row would not be read back as sharegpt: conversations[") and not report.output
+    assert tally.message.startswith("the row would not be read back as sharegpt: conversations[") and not report.output
 
 
 def test_calls_are_compared_field_by_field() -> None:
@@ -156,7 +156,7 @@ def test_a_bad_row_stops_the_writing_and_all_are_reported(tmp_path: Path) -> Non
         (2, ["2", "6"]), (1, ["3"]), (1, ["4"])
     ]  # fmt: skip
     first = next(iter(report.failed.values()))
-    assert first.example == "messages: no assistant turn, so there is nothing to train on or to score"
+    assert first.message == "messages: no assistant turn, so there is nothing to train on or to score"
 
 
 def test_bad_rows_can_be_left_out(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_rows_without_a_form_in_the_output_are_reported_alike(tmp_path: Path) ->
     write_jsonl(tmp_path / "a.jsonl", [CHAT, {"messages": [CHAT["messages"][1]]}])
     report = convert_file(tmp_path / "a.jsonl", tmp_path / "out.jsonl", to="trajectory")
     [tally] = report.failed.values()
-    assert tally.example == "messages: no user turn before the assistant's first, so there is no task"
+    assert tally.message == "messages: no user turn before the assistant's first, so there is no task"
     assert tally.first == [f"{tmp_path / 'a.jsonl'}:2"]
 
 

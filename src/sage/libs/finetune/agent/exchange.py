@@ -23,6 +23,7 @@ from sage.libs.finetune.agent.conversion.export import (
 )
 from sage.libs.finetune.agent.errors import ConfigError, DataError
 from sage.libs.finetune.agent.jsonl import check_output, write_jsonl
+from sage.libs.finetune.agent.preflight.faults import Fault, Tally
 from sage.libs.finetune.agent.sources.importers.known import IMPORTERS
 from sage.libs.finetune.agent.sources.rows import read_sample
 from sage.libs.finetune.agent.sources.stream import AUTO, import_rows
@@ -31,24 +32,8 @@ from sage.libs.finetune.agent.types import Sample, ToolSpec
 OTHERS = "others"
 """What further fields and reasons are counted under, once there are `MAX_KINDS` of them."""
 MAX_KINDS = 100
-_SHOWN = 5
 _DEPTH = {"tools": 1, "metadata": 2}
 """Names below `metadata` and within schemas come from the data; deeper ones would list values, not fields."""
-
-
-@dataclass
-class Tally:
-    """How many rows something happened to, and where first.
-
-    Attributes:
-        rows: Their number.
-        first: Where the first few stand (`file:line`).
-        example: One message, for reasons.
-    """
-
-    rows: int = 0
-    first: list[str] = field(default_factory=list)
-    example: str = ""
 
 
 @dataclass
@@ -224,19 +209,14 @@ def _count_failure(report: ExchangeReport, where: str, message: str) -> None:
     text = message.removeprefix(where).lstrip(":, ")
     reason = re.sub(r"\[[0-9]+\]", "[]", re.sub(r", found .*", "", text, flags=re.DOTALL))
     reason = re.sub(r"[0-9]+", "N", re.sub(r"'[^']*'", "'...'", reason))
-    tally = _count(report.failed, reason, where)
-    tally.example = tally.example or text[:200]
+    _count(report.failed, reason, where, text[:200])
 
 
-def _count(tallies: dict[str, Tally], name: str, where: str) -> Tally:
+def _count(tallies: dict[str, Tally], name: str, where: str, message: str = "") -> None:
     """Count a row under `name`; data must not be able to fill the memory with names."""
     if name not in tallies and len(tallies) >= MAX_KINDS:
         name = OTHERS
-    tally = tallies.setdefault(name, Tally())
-    tally.rows += 1
-    if len(tally.first) < _SHOWN:
-        tally.first.append(where)
-    return tally
+    tallies.setdefault(name, Tally()).add(Fault(name, where, message))
 
 
 def read_tools_file(path: str | Path) -> list[ToolSpec]:

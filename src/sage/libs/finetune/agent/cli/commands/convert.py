@@ -12,7 +12,8 @@ from sage.libs.finetune.agent.config import Config, option
 from sage.libs.finetune.agent.progress import Progress
 
 if TYPE_CHECKING:
-    from sage.libs.finetune.agent.exchange import ExchangeReport, Tally
+    from sage.libs.finetune.agent.exchange import ExchangeReport
+    from sage.libs.finetune.agent.preflight.faults import Tally
 
 
 @dataclass
@@ -87,7 +88,7 @@ def _report(result: ExchangeReport, config: ConvertConfig) -> Report:
         rows = [(name, str(tally.rows), _first(tally, config.input)) for name, tally in _by_rows(result.lost)]
         report.tables += ["", make_table((f"{result.to} has no place for", "rows", "first in"), rows)]
     if result.failed:
-        rows = [(tally.example, str(tally.rows), _first(tally, config.input)) for _, tally in _by_rows(result.failed)]
+        rows = [(tally.message, str(tally.rows), _first(tally, config.input)) for _, tally in _by_rows(result.failed)]
         report.tables += ["", make_table(("why rows cannot be converted", "rows", "first in"), rows)]
     if not result.output:
         report.exit_code = 3
