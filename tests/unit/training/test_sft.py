@@ -10,7 +10,8 @@ from tests.unit.training.conftest import conversation
 from sage.libs.finetune.agent import AgentSFTTrainer, ConfigError, DataError, ModelError, TrainingError
 from sage.libs.finetune.agent.models.losses import mean_loss, supervised_nll
 from sage.libs.finetune.agent.training.data import token_rows
-from sage.libs.finetune.agent.training.loop import batches, last_checkpoint
+from sage.libs.finetune.agent.training.checkpoints import last_checkpoint
+from sage.libs.finetune.agent.training.loop import batches
 
 
 def test_a_run_folder_holds_what_the_readme_promises(make_config):

@@ -172,14 +172,36 @@ class AgentSFTConfig(Config):
         "drop", "longer rows lose their oldest exchanges, or are split into windows that train each turn once"
     )
     allow: str | None = option(None, "kinds of faults in rows to let through, separated by commas (data validate)")
+    row_order: Literal["grouped", "random"] = option(
+        "grouped", "grouped: rows that begin alike, then rows of like length, share a batch; random: plain shuffle"
+    )
+    share_prefixes: bool = option(True, "compute once what rows of a batch have in common; the same gradient, faster")
+    packing: bool = option(False, "a batch is batch_size bins of max_seq_length tokens, filled with whole rows")
+    gradient_checkpointing: Literal["auto"] | bool = option(
+        "auto", "recompute activations in the backward pass; auto: only if memory would not suffice"
+    )
+    load_in_4bit: bool = option(False, "base weights in 4 bits (bitsandbytes, CUDA)")
+    load_in_8bit: bool = option(False, "base weights in 8 bits (bitsandbytes, CUDA)")
+    use_rslora: bool = option(False, "rsLoRA: scale the update by alpha / sqrt(r)")
+    init_lora_weights: Literal["default", "pissa"] = option(
+        "default", "pissa: adapters start from the principal singular vectors of the weights"
+    )
+    eval_steps: int | None = option(None, "evaluate on eval_data every so many optimiser steps", low=1)
+    eval_rows: int = option(32, "rows of eval_data whose turns are asked for during training; 0: loss only", low=0)
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = option("none", "also log to this tracker")
+    run_name: str | None = option(None, "name of the run in the tracker; the run folder's name by default")
 
     def conflicts(self) -> list[str]:
-        """DoRA and LoRA+ need LoRA; a name with nothing in it names no model or data."""
+        """Variants of LoRA need LoRA; a name with nothing in it names no model or data."""
         faults = [
             f"'{name}' needs use_lora: true"
-            for name in ("use_dora", "use_lora_plus")
+            for name in ("use_dora", "use_lora_plus", "use_rslora", "load_in_4bit", "load_in_8bit")
             if getattr(self, name) and not self.use_lora
         ]
+        if self.load_in_4bit and self.load_in_8bit:
+            faults.append("'load_in_4bit' and 'load_in_8bit' exclude each other; give one")
+        if self.eval_steps is not None and self.eval_data is None:
+            faults.append("'eval_steps' needs eval_data")
         faults += [f"'{name}' is empty" for name in ("base_model", "train_data") if not getattr(self, name).strip()]
         return faults
 

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
-import signal
-import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
 
-from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.config import AgentSFTConfig
-from sage.libs.finetune.agent.errors import TrainingError
 from sage.libs.finetune.agent.models.adapters import parameter_groups
 from sage.libs.finetune.agent.models.load import pick_device
 from sage.libs.finetune.agent.models.losses import supervised_nll
-from sage.libs.finetune.agent.progress import Progress
 from sage.libs.finetune.agent.tokenization.collate import collate
-
-CHECKPOINTS = "checkpoints"
+from sage.libs.finetune.agent.training.checkpoints import CHECKPOINTS
 
 
 class SupervisedTrainer(Trainer):
@@ -118,112 +107,9 @@ def training_arguments(config: AgentSFTConfig, learning_rate: float) -> Training
     return arguments
 
 
-class RunLog(TrainerCallback):
-    """Writes `metrics.jsonl`, tells progress, and stops on a loss that is no number."""
-
-    def __init__(self, path: Path, progress: Progress) -> None:
-        self._path, self._progress = path, progress
-        self._begin = time.perf_counter()
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Drop the lines of steps that a resumed run will do again."""
-        self._begin = time.perf_counter()
-        kept = [line for line in _lines(self._path) if line.get("step", 0) <= state.global_step]
-        jsonl.write_jsonl(self._path, kept)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """One line per optimiser step."""
-        if not logs or "loss" not in logs:
-            return
-        loss = float(logs["loss"])
-        seconds = round(time.perf_counter() - self._begin, 3)
-        known: dict[str, Any] = {name: logs[name] for name in ("learning_rate", "grad_norm", "epoch") if name in logs}
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"step {state.global_step}: the loss is {loss}; lower learning_rate, or look at the rows of this step"
-            )
-        numbers = {"step": state.global_step, "loss": loss, **known, "seconds": seconds}
-        record = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        self._progress("train", state.global_step, state.max_steps, f"loss {loss:.3f}")
-
-
-class StopOnSignal(TrainerCallback):
-    """Ends training after the current step when Ctrl-C or SIGTERM came, with a checkpoint to go on from.
-
-    A second Ctrl-C interrupts at once.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        """Save and stop if asked to."""
-        if self.asked and state.global_step < state.max_steps:
-            control.should_save = control.should_training_stop = True
-        return control
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals while training; outside the main thread they are left alone."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            self.asked = True
-            signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
-
-        for number in before:
-            signal.signal(number, ask)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
-
-
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run; one that was being written when the run died does not count."""
-    found = [path for path in (output_dir / CHECKPOINTS).glob("checkpoint-*") if _is_complete(path)]
-    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Trainer writes the state last, so a state that can be read says that all the rest is there."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def batches(rows: list[Any], size: int, pad_id: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
     """Rows in padded batches of similar length, for evaluation."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
     for start in range(0, len(order), size):
         batch = collate([rows[index] for index in order[start : start + size]], pad_id)
         yield {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break  # the line a killed run was writing
-    return lines

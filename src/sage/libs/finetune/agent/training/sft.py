@@ -35,15 +35,11 @@ from sage.libs.finetune.agent.preflight.faults import allowed_kinds
 from sage.libs.finetune.agent.progress import Progress
 from sage.libs.finetune.agent.reporting.progress import TerminalProgress
 from sage.libs.finetune.agent.training.ask import ask_turns
+from sage.libs.finetune.agent.training.callbacks import RunLog, StopOnSignal
 from sage.libs.finetune.agent.training.card import model_card
+from sage.libs.finetune.agent.training.checkpoints import last_checkpoint
 from sage.libs.finetune.agent.training.data import TokenRows, token_rows
-from sage.libs.finetune.agent.training.loop import (
-    RunLog,
-    StopOnSignal,
-    SupervisedTrainer,
-    batches,
-    last_checkpoint,
-)
+from sage.libs.finetune.agent.training.loop import SupervisedTrainer, batches
 from sage.libs.finetune.agent.training.run import claim_folder, write_start
 from sage.libs.finetune.agent.types import EvalResult, TrainingResult
 
