@@ -1,4 +1,4 @@
-"""What the benchmarks share: repeated timings and one JSON file each."""
+"""What the benchmarks share: repeated timings, what an arm of a training benchmark is told, and one JSON file each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,60 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+LEARNING_RATE = 2e-4
+WARM_UP_STEPS = 2
+
+
+@dataclass
+class Job:
+    """What one arm of a training benchmark does; travels to its process as JSON.
+
+    Attributes:
+        arm: Its name.
+        model: Model folder.
+        tokens: JSON file of the rows, each `input_ids` and `labels`.
+        samples: JSONL file of the samples they are rendered from.
+        folder: For what it writes.
+        batch_size: Rows of a step.
+        dtype: "bfloat16" or "float32".
+        row_order: Of our trainer; see `AgentSFTConfig`.
+        adapter: File of the adapter to begin with: written by ours, read by the peer; empty leaves each its own.
+        order: Row numbers of each step for the peer; None leaves it its own order.
+    """
+
+    arm: str
+    model: str
+    tokens: str
+    samples: str
+    folder: Path
+    batch_size: int
+    dtype: str
+    row_order: str
+    adapter: str = ""
+    order: list[list[int]] | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The token rows."""
+        rows: list[dict[str, Any]] = json.loads(Path(self.tokens).read_text(encoding="utf-8"))
+        return rows
+
+    def write(self) -> Path:
+        """Write it into its folder."""
+        self.folder.mkdir(parents=True)
+        path = self.folder / "job.json"
+        path.write_text(json.dumps(asdict(self), default=str), encoding="utf-8")
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        """What `write` wrote."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**values, "folder": Path(values["folder"])})
 
 
 def timed(work: Callable[[], Any], repeats: int) -> dict[str, float]:
@@ -48,3 +98,13 @@ def device() -> str:
         if line.startswith("model name")
     ] if Path("/proc/cpuinfo").exists() else [platform.processor()]  # fmt: skip
     return f"{names[0] if names else 'unknown'}, {torch.get_num_threads()} threads"
+
+
+def memory_gb(field: str) -> float:
+    """This process's memory in GB on Linux: `VmRSS` now, `VmHWM` at its highest.
+
+    (`getrusage` would not do: its maximum begins with that of the parent process.)
+    """
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    [kibibytes] = [int(line.split()[1]) for line in lines if line.startswith(f"{field}:")]
+    return kibibytes * 1024 / 1e9

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, BartConfig, BartForCo
 
 from sage.libs.finetune.agent.errors import ConfigError, DataError, ModelError
 from sage.libs.finetune.agent.models import generate, kv_cache
-from sage.libs.finetune.agent.models.generate import EXACT_MODEL_TYPES, Generator
+from sage.libs.finetune.agent.models.exactness import EXACT_MODEL_TYPES
+from sage.libs.finetune.agent.models.generate import Generator
 from sage.libs.finetune.agent.models.kv_cache import Piece, Share, plan_shared_prefixes, prefill_batches
 
 VOCABULARY = 128

@@ -16,6 +16,7 @@ def test_padding_is_known_by_length_even_when_pad_is_eos() -> None:
     assert batch["input_ids"].tolist() == [[5, eos, 6, eos], [7, eos, eos, eos]]
     assert batch["labels"].tolist() == [[-100, eos, 6, eos], [-100, eos, -100, -100]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert (batch.pop("logical_tokens"), batch.pop("trained_tokens")) == (6, 4)
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
 
 

@@ -8,10 +8,11 @@ import torch
 from tests.unit.training.conftest import conversation
 
 from sage.libs.finetune.agent import AgentSFTTrainer, ConfigError, DataError, ModelError, TrainingError
-from sage.libs.finetune.agent.models.losses import mean_loss, supervised_nll
-from sage.libs.finetune.agent.training.data import token_rows
+from sage.libs.finetune.agent.models.batches import rows_loss
+from sage.libs.finetune.agent.models.losses import supervised_nll
+from sage.libs.finetune.agent.tokenization.collate import collate
 from sage.libs.finetune.agent.training.checkpoints import last_checkpoint
-from sage.libs.finetune.agent.training.loop import batches
+from sage.libs.finetune.agent.training.data import token_rows
 
 
 def test_a_run_folder_holds_what_the_readme_promises(make_config):
@@ -33,13 +34,12 @@ def test_loss_is_the_plain_one_over_supervised_tokens(make_config):
     trainer = AgentSFTTrainer(make_config())
     model, tokenizer = trainer.loaded.model, trainer.loaded.tokenizer
     rows = token_rows(trainer.config.train_data, tokenizer, 512).rows
-    for batch in batches(rows, 4, tokenizer.pad_token_id, torch.device("cpu")):
-        nll, mask = supervised_nll(model, batch)
-        plain = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]).loss
-        assert torch.allclose(nll.sum() / mask.sum(), plain, rtol=1e-5)
-    one_by_one = mean_loss(model, batches(rows, 1, tokenizer.pad_token_id, torch.device("cpu")))
-    assert math.isclose(mean_loss(model, batches(rows, 8, tokenizer.pad_token_id, torch.device("cpu"))), one_by_one,
-                        rel_tol=1e-5)  # fmt: skip
+    batch = collate(rows, tokenizer.pad_token_id)
+    named = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+    plain = float(model(**named).loss)
+    assert float(supervised_nll(model, batch).mean()) == pytest.approx(plain, rel=1e-5)
+    for size in (1, 3, 8):
+        assert rows_loss(model, rows, tokenizer.pad_token_id, size) == pytest.approx(plain, rel=1e-5)
 
 
 def test_a_step_is_the_same_however_it_is_split(make_config):
@@ -280,13 +280,10 @@ def test_a_full_disk_is_one_line_and_the_run_resumes(make_config, monkeypatch):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_several_processes_and_idle_settings_are_told(make_config, monkeypatch, caplog):
+def test_idle_settings_are_told(make_config, caplog):
     AgentSFTTrainer(make_config(lora_plus_lr_ratio=4.0, coreset_target_size=10))
     assert "lora_plus_lr_ratio: no effect while use_lora_plus is false" in caplog.text
     assert "coreset_target_size: no effect while use_coreset_selection is false" in caplog.text
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="several processes"):
-        AgentSFTTrainer(make_config())
 
 
 def test_targets_that_match_nothing_are_a_configuration_error(make_config):

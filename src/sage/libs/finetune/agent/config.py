@@ -172,8 +172,8 @@ class AgentSFTConfig(Config):
         "drop", "longer rows lose their oldest exchanges, or are split into windows that train each turn once"
     )
     allow: str | None = option(None, "kinds of faults in rows to let through, separated by commas (data validate)")
-    row_order: Literal["grouped", "random"] = option(
-        "grouped", "grouped: rows that begin alike, then rows of like length, share a batch; random: plain shuffle"
+    row_order: Literal["shuffled", "grouped"] = option(
+        "shuffled", "shuffled: a step is a random draw of rows; grouped: each batch draws from rows that begin alike"
     )
     share_prefixes: bool = option(True, "compute once what rows of a batch have in common; the same gradient, faster")
     packing: bool = option(False, "a batch is batch_size bins of max_seq_length tokens, filled with whole rows")
@@ -198,6 +198,12 @@ class AgentSFTConfig(Config):
             for name in ("use_dora", "use_lora_plus", "use_rslora", "load_in_4bit", "load_in_8bit")
             if getattr(self, name) and not self.use_lora
         ]
+        if self.init_lora_weights == "pissa":
+            faults += [
+                f"'init_lora_weights': pissa cannot be combined with {name}; give one of them"
+                for name in ("use_dora", "load_in_4bit", "load_in_8bit")
+                if getattr(self, name)
+            ]
         if self.load_in_4bit and self.load_in_8bit:
             faults.append("'load_in_4bit' and 'load_in_8bit' exclude each other; give one")
         if self.eval_steps is not None and self.eval_data is None:

@@ -254,12 +254,16 @@ class TrainingResult:
         final_loss: Mean training loss over the last tenth of the steps (nats per trained token).
         losses: Loss of each optimiser step.
         steps: Optimiser steps done in all, resumed ones included.
-        tokens_seen: Tokens that went through the model in this call (padding not counted).
+        tokens_seen: Tokens of the rows trained on, resumed steps included (padding not counted).
         tokens_trained: Those of them that carried loss.
         seconds: Wall-clock time of this call.
         output_dir: The run folder.
         eval_loss: Loss on `eval_data` after training, None when there was none.
         interrupted: True when the run was stopped early; the folder resumes.
+        best_eval_step: Optimiser step of the lowest loss that an evaluation during training found, None without one.
+        best_eval_loss: That loss.
+        tokens_computed: Tokens that went through the model: a prefix that rows of a batch share once, padding as well.
+        batches: How batches were computed, and why not faster where that is so.
     """
 
     final_loss: float
@@ -271,6 +275,10 @@ class TrainingResult:
     output_dir: Path
     eval_loss: float | None = None
     interrupted: bool = False
+    best_eval_step: int | None = None
+    best_eval_loss: float | None = None
+    tokens_computed: int = 0
+    batches: str = ""
 
 
 @dataclass

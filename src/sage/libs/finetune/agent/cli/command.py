@@ -43,6 +43,7 @@ class Command:
         example: A command line that works as it is or with one name changed.
         config: Its settings.
         run: Does the work. On Ctrl-C it may raise `KeyboardInterrupt(how to go on)`.
+        talks: Whether it writes to stdout while it runs, unless `--json` wants that for the report.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Command:
     example: str
     config: type[Config]
     run: Callable[[Any, Progress], Report]
+    talks: bool = False
 
 
 def finite(number: float | None) -> float | None:

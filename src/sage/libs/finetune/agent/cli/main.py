@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,12 @@ import typer
 from sage.libs.finetune.agent._version import __version__
 from sage.libs.finetune.agent.cli.command import Command, Report
 from sage.libs.finetune.agent.cli.commands import (
+    chat,
     collect,
     convert,
     env,
     evaluate,
+    export,
     filter,
     preferences,
     preview,
@@ -32,8 +34,11 @@ from sage.libs.finetune.agent.cli.commands import (
     train,
     validate,
 )
+from sage.libs.finetune.agent.cli.launch import launch, split
 from sage.libs.finetune.agent.cli.options import build_config, flags_given, parameters
+from sage.libs.finetune.agent.config import Config
 from sage.libs.finetune.agent.errors import AgentFinetuneError
+from sage.libs.finetune.agent.training import processes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +54,8 @@ COMMANDS = (
     preview.COMMAND,
     train.COMMAND,
     evaluate.COMMAND,
+    chat.COMMAND,
+    export.COMMAND,
     env.COMMAND,
 )
 GROUPS = {"data": "Look into training data: check every row, see the very tokens."}
@@ -81,16 +88,29 @@ class Invocation:
     as_json: bool
     verbose: bool
     debug: bool
+    launch: Launch | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command line to run in several processes: its own part, and what is for `accelerate launch`."""
+
+    own: Sequence[str]
+    arguments: Sequence[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` by default) and return its exit code."""
     try:
-        parsed = _app()(arguments, prog_name=PROGRAM, standalone_mode=False)
+        own, launched = split(sys.argv[1:] if arguments is None else arguments)
+        parsed = _app()(own, prog_name=PROGRAM, standalone_mode=False)
+        if isinstance(parsed, Invocation) and launched is not None:
+            parsed = replace(parsed, launch=Launch(own, launched))
         code = _execute(parsed) if isinstance(parsed, Invocation) else int(parsed or 0)
         sys.stdout.flush()
     except typer.TyperException as error:
-        print(f"error: {_usage_line(error)}", file=sys.stderr)
+        if processes.first_to_fail():
+            print(f"error: {_usage_line(error)}", file=sys.stderr)
         return USAGE
     except BrokenPipeError:
         # Whoever read us has gone (`| head`). Python flushes stdout once more at exit, which must not fail aloud.
@@ -179,21 +199,31 @@ def _execute(invocation: Invocation) -> int:
 
     stderr = Console(stderr=True)
     try:
+        if invocation.launch is not None:
+            _config(invocation)  # what is wrong with it is said before anything is started
+            return launch(invocation.launch.own, invocation.launch.arguments)
         report = _run(invocation, stderr)
-        _publish(report, invocation.as_json)
+        if processes.is_first():
+            _publish(report, invocation.as_json)
     except KeyboardInterrupt as interrupt:
-        say(stderr, "interrupted", str(interrupt) or "nothing more was done", "bold yellow")
+        if processes.first_to_fail():
+            say(stderr, "interrupted", str(interrupt) or "nothing more was done", "bold yellow")
         return INTERRUPTED
     except BrokenPipeError:
         raise
     except Exception as error:  # the outermost boundary: every failure becomes one line and an exit code
         if invocation.debug:
             stderr.print_exception()
-        say(stderr, "error", _error_line(error, invocation))
+        if not isinstance(error, AgentFinetuneError):
+            processes.wait_for_the_end()
+        if processes.first_to_fail():
+            say(stderr, "error", _error_line(error, invocation))
         return error.exit_code if isinstance(error, AgentFinetuneError) else RUNTIME
-    if report.problem:
+    if report.problem and processes.is_first():
         kind = "interrupted" if report.exit_code == INTERRUPTED else "error"
         say(stderr, kind, report.problem)
+    sys.stdout.flush()
+    processes.leave()
     return report.exit_code
 
 
@@ -205,11 +235,19 @@ def _run(invocation: Invocation, stderr: Console) -> Report:
     from sage.libs.finetune.agent.reporting.progress import TerminalProgress
 
     command = invocation.command
-    config = build_config(command.config, invocation.config_file, flags_given(command.config, invocation.typed))
+    config = _config(invocation)
     level = logging.INFO if invocation.verbose else logging.WARNING
-    # Stdout is for the report alone, whatever a library underneath may print.
-    with logging_to(stderr, level), redirect_stdout(sys.stderr), TerminalProgress(stderr) as progress:
+    if not processes.is_first():
+        level = logging.CRITICAL
+    # Stdout is for the report alone, whatever a library underneath may print; or for a command that talks.
+    stdout = sys.stdout if command.talks and not invocation.as_json else sys.stderr
+    with logging_to(stderr, level), redirect_stdout(stdout), TerminalProgress(stderr) as progress:
         return command.run(config, progress)
+
+
+def _config(invocation: Invocation) -> Config:
+    config = invocation.command.config
+    return build_config(config, invocation.config_file, flags_given(config, invocation.typed))
 
 
 def _publish(report: Report, as_json: bool) -> None:
@@ -218,7 +256,8 @@ def _publish(report: Report, as_json: bool) -> None:
         return
     from sage.libs.finetune.agent.reporting.tables import write_out
 
-    write_out(report.tables)
+    if report.tables:
+        write_out(report.tables)
     if report.notes:
         print("", *report.notes, sep="\n")
 

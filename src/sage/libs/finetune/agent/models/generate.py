@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from sage.libs.finetune.agent.errors import ConfigError, DataError, ModelError
+from sage.libs.finetune.agent.models.exactness import base_model, inexact_because
 from sage.libs.finetune.agent.models.kv_cache import (
     Piece,
     RowCache,
@@ -44,10 +45,6 @@ from sage.libs.finetune.agent.tokenization.template import stop_ids
 
 logger = logging.getLogger(__name__)
 
-EXACT_MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
-"""`config.model_type` of the architectures the cached engine is tested or verified for, all without sliding window."""
-
-_EXACT_ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
 _PREFILL_TOKENS = {"cpu": 1024}  # larger batches fall out of the CPU's caches
 _PREFILL_TOKENS_ELSEWHERE = 4096
 
@@ -109,7 +106,7 @@ class Generator:
         self, model: Any, *, stop_ids: Sequence[int], pad_id: int, max_batch: int = 64, fast: bool | None = None
     ) -> None:
         self._model = model
-        self._base = _base_model(model)
+        self._base = base_model(model)
         self._stop_ids = frozenset(stop_ids)
         self._pad_id = pad_id
         self._max_batch = max_batch
@@ -351,31 +348,6 @@ class Generator:
 
     def _tensor(self, values: list[Any]) -> Tensor:
         return torch.tensor(values, device=self._base.device)
-
-
-def inexact_because(model: Any) -> str:
-    """Why the cached engine is not known to be exact for `model`; empty if it is."""
-    base = _base_model(model)
-    config = base.config
-    if config.model_type not in EXACT_MODEL_TYPES:
-        return f"model type '{config.model_type}' is not one of {', '.join(sorted(EXACT_MODEL_TYPES))}"
-    layer_types = getattr(config, "layer_types", None)
-    windowed = getattr(config, "sliding_window", None) if layer_types is None else {*layer_types} != {"full_attention"}
-    if windowed:
-        return f"model type '{config.model_type}' has sliding-window attention"
-    rope = config.rope_parameters["rope_type"]
-    if rope not in _EXACT_ROPE_TYPES:
-        return f"rope type '{rope}' depends on the length of the batch"
-    if len(set(getattr(base, "hf_device_map", {}).values())) > 1:
-        return "the model is spread over several devices"
-    for name, adapter in getattr(model, "peft_config", {}).items():
-        if adapter.peft_type != "LORA" or adapter.alora_invocation_tokens:
-            return f"adapter '{name}' is not a plain LoRA"
-    return ""
-
-
-def _base_model(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _groups(total: int, largest: int) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.errors import ModelError
 from sage.libs.finetune.agent.models.embedded import EMBEDDED, embedded_model_folder
+from sage.libs.finetune.agent.models.lora_linear import replace_forwards
+from sage.libs.finetune.agent.models.quantize import loading_options
 from sage.libs.finetune.agent.tokenization.template import TemplateChoice, prepare_template
 
 logger = logging.getLogger(__name__)
@@ -56,17 +59,22 @@ def resolve_model(name: str) -> str:
     return name
 
 
-def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> LoadedModel:
+def load_model(
+    name: str, *, dtype: str = "auto", tool_format: str = "auto", quantization: str | None = None
+) -> LoadedModel:
     """Load a model and its tokenizer for inference or training.
 
     Args:
         name: Hub id, model folder, folder of a saved adapter (its base is loaded beneath it), or the embedded model.
         dtype: "float32", "bfloat16", or "auto": bfloat16 where the processor computes in it, else float32.
         tool_format: See `prepare_template`.
+        quantization: "4bit" or "8bit" base weights (CUDA, bitsandbytes), None for those of `dtype`.
 
     Raises:
+        ConfigError: when this machine cannot quantise.
         ModelError: when it cannot be found or loaded, or has no usable chat template.
     """
+    options = loading_options(quantization, pick_dtype(dtype))
     location, base = _places(name)
     adapter = Path(location) / "adapter_config.json"
     with _loading(f"model {name}"):
@@ -78,6 +86,7 @@ def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> 
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            **options,
         )
         model, report = loaded
         _require_whole(name, report)
@@ -85,7 +94,9 @@ def load_model(name: str, *, dtype: str = "auto", tool_format: str = "auto") -> 
             model = _with_adapter(model, location)
     template = prepare_template(tokenizer, tool_format, small_model=model.num_parameters() < SMALL_MODEL)
     logger.info("chat template: %s (%s)", template.source, template.reason)
-    return LoadedModel(model.to(pick_device()).eval(), tokenizer, template, base)
+    if quantization is None:  # quantised weights are on their device, and do not move
+        model = model.to(pick_device())
+    return LoadedModel(model.eval(), tokenizer, template, base)
 
 
 def load_tokenizer(name: str, *, tool_format: str = "auto") -> tuple[PreTrainedTokenizerBase, TemplateChoice]:
@@ -101,17 +112,40 @@ def load_tokenizer(name: str, *, tool_format: str = "auto") -> tuple[PreTrainedT
     location, base = _places(name)
     with _loading(f"the tokenizer of model {name}"):
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-        with torch.device("meta"):  # shapes without memory: only the number of parameters is wanted
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
-    template = prepare_template(tokenizer, tool_format, small_model=model.num_parameters() < SMALL_MODEL)
+        small = _empty(base).num_parameters() < SMALL_MODEL
+    template = prepare_template(tokenizer, tool_format, small_model=small)
     logger.info("chat template: %s (%s)", template.source, template.reason)
     return tokenizer, template
 
 
+def empty_model(name: str) -> Any:
+    """The base model on the meta device: its layers and shapes, without weights and without their memory.
+
+    Args:
+        name: As for `load_model`; the base of a saved adapter comes without the adapter.
+
+    Raises:
+        ModelError: when there is no configuration, or none of a causal language model.
+    """
+    with _loading(f"the configuration of model {name}"):
+        return _empty(_places(name)[1])
+
+
+def _empty(base: str) -> Any:
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+
+
 def pick_device() -> torch.device:
-    """The first CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """This process's CUDA device if there is one, else the CPU.
+
+    Launchers of several processes number those of a machine in LOCAL_RANK; ACCELERATE_USE_CPU keeps to the CPU.
+    """
+    if not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return torch.device("cpu")
+    number = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda") if number is None else torch.device("cuda", int(number))
 
 
 def pick_dtype(dtype: str = "auto") -> torch.dtype:
@@ -164,7 +198,9 @@ def _with_adapter(model: Any, folder: str) -> Any:
 
     if not (Path(folder) / "adapter_model.safetensors").exists():
         raise ModelError(f"{folder}: adapter_model.safetensors is missing (adapters in other formats are not loaded)")
-    return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
+    replace_forwards(adapted)
+    return adapted
 
 
 @contextmanager

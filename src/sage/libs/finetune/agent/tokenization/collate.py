@@ -14,7 +14,7 @@ import torch
 from sage.libs.finetune.agent.tokenization.render import IGNORED
 
 
-def collate(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
+def collate(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Any]:
     """Pad rows on the right to the longest of them.
 
     Args:
@@ -24,7 +24,8 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, torch.T
 
     Returns:
         `input_ids`, `labels`, `attention_mask` (int64) and, when any row has them, `weights` (float32), each
-        `(len(rows), longest)`.
+        `(len(rows), longest)`; `logical_tokens`, the length of all rows together, and `trained_tokens`, the number of
+        labels after a row's first token.
 
     Example:
         >>> collate([{"input_ids": [5, 6], "labels": [-100, 6]}, {"input_ids": [7], "labels": [7]}], pad_id=0)["labels"]
@@ -36,7 +37,9 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, torch.T
     def padded(sequences: Sequence[Sequence[float]], fill: float, dtype: torch.dtype) -> torch.Tensor:
         return torch.tensor([[*values, *[fill] * (longest - len(values))] for values in sequences], dtype=dtype)
 
-    batch = {
+    batch: dict[str, Any] = {
+        "logical_tokens": sum(len(row["input_ids"]) for row in rows),
+        "trained_tokens": sum(label != IGNORED for row in rows for label in row["labels"][1:]),
         "input_ids": padded([row["input_ids"] for row in rows], pad_id, torch.int64),
         "labels": padded([row["labels"] for row in rows], IGNORED, torch.int64),
         "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0, torch.int64),

@@ -1,6 +1,11 @@
 """Training on agent rows.
 
-sft    the trainer: train, evaluate, save, load       data   from a data reference to token rows
-loop   transformers' Trainer with our batches and loss    ask    asking a model for the turns of held-out rows
-run    the run folder                                 card   its README: results, how to load and serve
+sft          the trainer: train, evaluate, save, load      data         from a data reference to token rows
+fit          what is made ready around the loop            batching     which rows make a batch
+loop         transformers' Trainer with our batches        callbacks    the log, the trackers, the stop at a signal
+checkpoints  written whole or not at all                   guards       what stops a run, in one line
+watch        evaluation during training                    ask          asking a model for the turns of held-out rows
+estimate     memory; available, duration: the machine      dry_run      what a run would do
+processes    several that train one model                  export       merged folders and GGUF
+run          the run folder                                card         its README; serving: the exact commands
 """

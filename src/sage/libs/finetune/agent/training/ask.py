@@ -9,15 +9,14 @@ from typing import Any
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.evaluation.replies import score_reply
 from sage.libs.finetune.agent.evaluation.statistics import wilson_interval
+from sage.libs.finetune.agent.models.batches import rows_loss
 from sage.libs.finetune.agent.models.generate import Generator
-from sage.libs.finetune.agent.models.load import LoadedModel, pick_device
-from sage.libs.finetune.agent.models.losses import mean_loss
+from sage.libs.finetune.agent.models.load import LoadedModel
 from sage.libs.finetune.agent.progress import Progress
 from sage.libs.finetune.agent.sources.resolve import load_samples
 from sage.libs.finetune.agent.sources.rows import read_sample
 from sage.libs.finetune.agent.tokenization.render import IGNORED, render_prompt
 from sage.libs.finetune.agent.tokenization.truncate import truncate
-from sage.libs.finetune.agent.training.loop import batches
 from sage.libs.finetune.agent.types import EvalResult, Sample
 
 
@@ -41,34 +40,60 @@ def ask_turns(
     """
     reference = str(data) if isinstance(data, str | Path) else "evaluation data"
     samples = _samples(data)
-    turns = [
+    turns = asked_turns(samples)
+    if not turns:
+        raise DataError(f"{reference}: no row has an assistant turn to ask for; every turn has weight 0")
+    rows = _token_rows(samples, loaded, max_length, reference)
+    records = ask_and_score(
+        loaded, samples, turns, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
+    )
+    right = sum(record["right"] for record in records)
+    pad_id = loaded.tokenizer.pad_token_id or 0
+    return EvalResult(
+        accuracy=right / len(turns),
+        accuracy_interval=wilson_interval(right, len(turns)),
+        loss=rows_loss(loaded.model, rows, pad_id, batch_size),
+        n=len(turns),
+        rows=len(samples),
+        calls_valid=calls_valid_share(records),
+        calls_attempted=sum(record["attempted"] for record in records),
+        replies=records,
+    )
+
+
+def asked_turns(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Row and message of each assistant turn that is not mere context (weight 0)."""
+    return [
         (row, index)
         for row, sample in enumerate(samples)
         for index, message in enumerate(sample["messages"])
         if message["role"] == "assistant" and message.get("weight", 1)
     ]
-    if not turns:
-        raise DataError(f"{reference}: no row has an assistant turn to ask for; every turn has weight 0")
-    rows = _token_rows(samples, loaded, max_length, reference)
+
+
+def ask_and_score(
+    loaded: LoadedModel,
+    samples: Sequence[Sample],
+    turns: Sequence[tuple[int, int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """A reply to each of `turns` and its score, in their order; see `EvalResult.replies` for the fields."""
     replies = _ask(loaded, samples, turns, max_new_tokens, batch_size, progress)
     records = []
     for (row, index), reply in zip(turns, replies, strict=True):
         expected = samples[row]["messages"][index]
         score = score_reply(reply, expected, samples[row].get("tools") or [])
         records.append({"row": row, "turn": index, "expected": expected, "reply": reply, **vars(score)})
-    right = sum(record["right"] for record in records)
-    attempted = sum(record["attempted"] for record in records)
-    pad_id = loaded.tokenizer.pad_token_id or 0
-    return EvalResult(
-        accuracy=right / len(turns),
-        accuracy_interval=wilson_interval(right, len(turns)),
-        loss=mean_loss(loaded.model, batches(rows, batch_size, pad_id, pick_device())),
-        n=len(turns),
-        rows=len(samples),
-        calls_valid=sum(record["valid"] for record in records) / attempted if attempted else None,
-        calls_attempted=attempted,
-        replies=records,
-    )
+    return records
+
+
+def calls_valid_share(records: Sequence[dict[str, Any]]) -> float | None:
+    """Of the replies that attempted a call, the share with valid ones; None when none did."""
+    valid = [record["valid"] for record in records if record["attempted"]]
+    return sum(valid) / len(valid) if valid else None
 
 
 def _samples(data: str | Path | Sequence[dict[str, Any]]) -> list[Sample]:

@@ -8,9 +8,7 @@ from pathlib import Path
 from sage.libs.finetune.agent.config import AgentSFTConfig
 from sage.libs.finetune.agent.models.embedded import EMBEDDED, EMBEDDED_ORIGIN
 from sage.libs.finetune.agent.models.load import LoadedModel
-
-_PARSERS = {"compact": "llama3_json", "json": "hermes"}
-"""vLLM's parser for the calls of our template, by tool format."""
+from sage.libs.finetune.agent.training.serving import export_line, serve_adapter, serve_model, unservable
 
 
 def model_card(
@@ -19,15 +17,13 @@ def model_card(
     """Markdown with the front matter that model hubs read.
 
     Args:
-        folder: The run folder.
+        folder: The run folder; the adapter or model is in it already.
         config: Its settings.
         loaded: The model that was trained.
         facts: Lines on what was trained (loss, steps, data).
         table: Markdown table of evaluation results, None when nothing was evaluated.
     """
     kind = "adapter" if config.use_lora else "model"
-    method = "DoRA" if config.use_dora else "LoRA" if config.use_lora else "full fine-tuning"
-    method += " with LoRA+" if config.use_lora_plus else ""
     parts = [
         "---",
         f"base_model: {EMBEDDED_ORIGIN if config.base_model == EMBEDDED else config.base_model}",
@@ -37,71 +33,57 @@ def model_card(
         "",
         f"# {config.base_model}, fine-tuned on {config.train_data}",
         "",
-        f"Supervised fine-tuning by {method}; loss on the assistant's turns, stop tokens included; seed {config.seed}.",
+        f"Supervised fine-tuning by {_method(config)}; loss on the assistant's turns, stop tokens included; "
+        f"seed {config.seed}.",
         "",
         *(f"- {fact}" for fact in facts),
         "",
     ]
     if table is not None:
         parts += ["## Results", "", table, ""]
-    parts += [
-        "## Load",
-        "",
-        "```python",
-        *_load(folder / kind),
-        "```",
-        "",
-        "## Serve",
-        "",
-        *_serve(folder, config, loaded),
-    ]
+    parts += ["## Load", "", "```python", *_load(folder / kind), "```", "", "## Serve", ""]
+    parts += _serve(folder.resolve(), config, loaded)
     return "\n".join(parts) + "\n"
+
+
+def _method(config: AgentSFTConfig) -> str:
+    """The method by its names: `DoRA with LoRA+ and PiSSA`.
+
+    Example:
+        >>> _method(AgentSFTConfig(base_model="m", train_data="d", use_dora=True, use_lora_plus=True))
+        'DoRA with LoRA+'
+    """
+    if not config.use_lora:
+        return "full fine-tuning"
+    extras = {
+        "rank-stabilised scaling (rsLoRA)": config.use_rslora,
+        "LoRA+": config.use_lora_plus,
+        "PiSSA": config.init_lora_weights == "pissa",
+    }
+    named = [name for name, used in extras.items() if used]
+    return " with ".join(filter(None, ("DoRA" if config.use_dora else "LoRA", " and ".join(named))))
 
 
 def _load(saved: Path) -> list[str]:
     return [
         "from sage.libs.finetune.agent import AgentSFTTrainer",
         "",
-        f'trainer = AgentSFTTrainer.from_pretrained("{saved.resolve()}")',
+        f"trainer = AgentSFTTrainer.from_pretrained({str(saved.resolve())!r})",
         'print(trainer.evaluate("agent_sft:test").accuracy)',
     ]
 
 
 def _serve(folder: Path, config: AgentSFTConfig, loaded: LoadedModel) -> list[str]:
-    folder = folder.resolve()
+    tokenizer, tool_format = loaded.tokenizer, loaded.template.tool_format
+    model_type = str(loaded.model.config.model_type)
     template = folder / "chat_template.jinja"
-    parser = _PARSERS.get(loaded.template.tool_format)
-    tools = f"--enable-auto-tool-choice --tool-call-parser {parser}" if parser else ""
-    note = [] if parser else ["", "Add the tool-call parser that vLLM has for this model's family."]
-    if config.use_dora:
-        merge = [
-            "from peft import AutoPeftModelForCausalLM",
-            f'model = AutoPeftModelForCausalLM.from_pretrained("{folder / "adapter"}")',
-            'model.merge_and_unload().save_pretrained("merged")',
-        ]
-        command = f"vllm serve merged --tokenizer {folder / 'adapter'} --chat-template {template} {tools}".strip()
-        return [
-            "vLLM loads no DoRA adapters: merge it first.",
-            "",
-            "```python",
-            *merge,
-            "```",
-            "",
-            "```bash",
-            command,
-            "```",
-            *note,
-        ]
-    if config.use_lora:
-        command = (
-            f"vllm serve {loaded.location} --enable-lora --max-lora-rank {config.lora_r} "
-            f"--lora-modules agent={folder / 'adapter'} --chat-template {template} {tools}"
-        )
+    if not config.use_lora:
+        lines = serve_model(str(folder / "model"), tokenizer, tool_format, model_type)
+    elif why := unservable(folder / "adapter"):
+        lines = [f"{why}: merge it first.", "", *export_line(folder, "--merge"), ""]
+        lines += serve_model(str(folder / "merged"), tokenizer, tool_format, model_type)
     else:
-        command = f"vllm serve {folder / 'model'} --chat-template {template} {tools}"
-    if loaded.template.tool_format == "compact":
-        note = [
-            "",
-            "Ask without streaming: this parser streams a call only when no thought stands before it.",
-        ]
-    return ["```bash", command.strip(), "```", *note]
+        lines = serve_adapter(folder / "adapter", loaded.location, template, tokenizer, tool_format, model_type)
+        lines += ["", "As one model without adapter, for every other server (its README has the lines):", ""]
+        lines += export_line(folder, "--merge")
+    return [*lines, "", "For llama.cpp and what builds on it:", "", *export_line(folder, "--gguf")]

@@ -35,12 +35,14 @@ class TokenRows:
     Attributes:
         rows: Each `input_ids`, `labels` and perhaps `weights`; every one has at least one trained token.
         samples: The samples they came from, in the same order.
+        places: Where each row comes from, as `FILE:NUMBER`.
         manifest: Reference, number of rows, hash of the samples, tokens in all and trained, what was found and dropped.
     """
 
     rows: list[Row]
     samples: list[Sample]
     manifest: dict[str, Any]
+    places: Sequence[str] = ()
 
 
 def token_rows(
@@ -68,17 +70,19 @@ def token_rows(
     report = ValidationReport(reference, frozenset(allow))
     rows: list[Row] = []
     kept: list[Sample] = []
+    places: list[str] = []
     for row in check_rows(reference, "auto", tokenizer, max_length, progress, truncation):
         if report.add(row) and row.sample is not None and row.tokens is not None:
             rows += [dict(fitted.rendered.row()) for fitted in row.tokens.fitted]
             kept += [row.sample] * len(row.tokens.fitted)
+            places += [row.where] * len(row.tokens.fitted)
     if report.failed:
         raise DataError(_refusal(report, max_length))
     if not rows:
         found = ", ".join(f"{name} ({tally.rows})" for name, tally in in_order(report.found).items())
         raise DataError(f"{reference}: none of the {report.rows} rows has a trained token: {found or 'it is empty'}")
     _warn(report)
-    return TokenRows(rows, kept, _manifest(report, kept))
+    return TokenRows(rows, kept, _manifest(report, kept), places)
 
 
 def trained_tokens(row: Row) -> int:

@@ -2,40 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerState, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sage.libs.finetune.agent.config import AgentSFTConfig
-from sage.libs.finetune.agent.models.adapters import parameter_groups
+from sage.libs.finetune.agent.errors import ConfigError, TrainingError
+from sage.libs.finetune.agent.models.adapters import require_finite
+from sage.libs.finetune.agent.models.batches import BatchForm
+from sage.libs.finetune.agent.models.exactness import base_model
 from sage.libs.finetune.agent.models.load import pick_device
 from sage.libs.finetune.agent.models.losses import supervised_nll
-from sage.libs.finetune.agent.tokenization.collate import collate
-from sage.libs.finetune.agent.training.checkpoints import CHECKPOINTS
+from sage.libs.finetune.agent.models.optimizer import parameter_groups
+from sage.libs.finetune.agent.training.batching import EpochBatches
+from sage.libs.finetune.agent.training.checkpoints import (
+    CHECKPOINTS,
+    Attributes,
+    Stateful,
+    drafted,
+    read_states,
+    remove_leftovers,
+    require_same_processes,
+    write_states,
+)
+from sage.libs.finetune.agent.training.guards import StepGuard
+from sage.libs.finetune.agent.training.processes import (
+    PATIENCE,
+    anywhere,
+    first_decides,
+    first_of_all,
+    is_first,
+    summed,
+)
 
 
 class SupervisedTrainer(Trainer):
     """Mean loss per trained token of an optimiser step, whatever batches the step is split into.
 
     Attributes:
-        tokens_seen: Tokens that went through the model, padding not counted.
+        tokens_seen: Tokens of the rows trained on, padding not counted.
         tokens_trained: Those of them with a label.
+        tokens_computed: Tokens that went through the model: a shared prefix once, padding as well.
+        form: How rows become batches.
+        batches: Which rows each of them takes.
+        places: Where each row comes from, as `FILE:NUMBER`, for messages; set before training.
+        watch: Evaluates the model every `eval_steps` (`training/watch.py`); set before training.
     """
 
-    def __init__(self, config: AgentSFTConfig, learning_rate: float, pad_id: int, rows: list[Any], **rest: Any) -> None:
-        self._config, self._learning_rate = config, learning_rate
-        self.tokens_seen = self.tokens_trained = 0
+    places: Sequence[str] | None = None
+    watch: Callable[[], dict[str, float]] | None = None
+    _draft: Path | None = None
+
+    def __init__(
+        self, config: AgentSFTConfig, learning_rate: float, pad_id: int, rows: Sequence[Any], **rest: Any
+    ) -> None:
+        self._config, self._learning_rate, self._rows = config, learning_rate, rows
+        self.tokens_seen = self.tokens_trained = self.tokens_computed = 0
+        self.form = BatchForm(rest["model"], pad_id, config.share_prefixes)
+        self._head = base_model(rest["model"]).get_output_embeddings()
         super().__init__(
-            args=training_arguments(config, learning_rate),
-            train_dataset=rows,
-            data_collator=lambda batch: collate(batch, pad_id),
+            args=training_arguments(config, learning_rate), train_dataset=range(len(rows)), data_collator=self._batch,
+            eval_dataset=range(0),  # asked for where there are evaluations; the watch has the rows
             **rest,
-        )
-        # The loss below divides by the tokens of the whole optimiser step, so Trainer must count them and not rescale.
+        )  # fmt: skip
+        self.batches = epoch_batches(rows, config, self.form.packed, self.args.world_size, self.args.process_index)
+        self.add_callback(_EpochClock(self.batches))
+        # The loss below divides by the tokens of the whole optimiser step, so Trainer must not rescale.
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)  # it prints on stdout, which is for results
 
@@ -44,13 +83,113 @@ class SupervisedTrainer(Trainer):
 
         (`Trainer.train` would do another step from there.)
         """
+        if self.args.process_index == 0:
+            remove_leftovers(self._config.output_dir)
+        self.accelerator.wait_for_everyone()
         if checkpoint is not None:
+            require_same_processes(checkpoint, self.args.world_size)
+            read_states(checkpoint, self.kept, self.args.process_index)
             state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
             if state.global_step >= state.max_steps:
                 self._load_from_checkpoint(str(checkpoint))
                 self.state = state
                 return
-        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.args.process_index > 0:  # each its own dropout; checkpoints have the random state of every process
+            torch.manual_seed(self._config.seed + self.args.process_index)
+        with self.form.attention():
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of the rows this process trains on; the order comes from the seed and the epoch alone."""
+        cuda = torch.cuda.is_available()  # there a worker packs the next batch while the device computes
+        numbers: Any = range(len(self._rows))
+        return DataLoader(
+            numbers, batch_sampler=self.batches, collate_fn=self._batch, num_workers=2 if cuda else 0,
+            pin_memory=cuda,
+        )  # fmt: skip
+
+    def _batch(self, numbers: list[int]) -> dict[str, Any]:
+        return {**self.form([self._rows[number] for number in numbers]), "rows": numbers}
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor]:
+        """The micro-batches of an optimiser step, and the trained tokens of all processes in it."""
+        found = list(itertools.islice(epoch_iterator, num_batches))
+        seen, trained, computed = summed([
+            sum(batch["logical_tokens"] for batch in found if batch["rows"]),
+            sum(batch["trained_tokens"] for batch in found),
+            sum(batch["input_ids"].numel() for batch in found),
+        ])  # fmt: skip
+        self.tokens_seen += seen
+        self.tokens_trained += trained
+        self.tokens_computed += computed
+        return found, torch.tensor(max(1, trained), device=device)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the model only, so that all must compute together (FSDP, ZeRO-3)."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    @cached_property
+    def kept(self) -> dict[str, Stateful]:
+        """What a checkpoint holds beside the model and what `Trainer` keeps, by name; add to it before training."""
+        return {"tokens": Attributes(self, "tokens_seen", "tokens_trained", "tokens_computed")}
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """What the watch finds, in place of Trainer's own evaluation; the first process asks, the others wait.
+
+        Where each has a part of the model only, all ask, and the first one's numbers count.
+        """
+        found = self.watch() if self.watch is not None and (is_first() or self.sharded) else {}
+        numbers = first_decides(lambda: found)
+        if numbers:
+            self.log(numbers)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
+        return numbers
+
+    @cached_property
+    def _guard(self) -> StepGuard:
+        return StepGuard(self._config.output_dir, self.places)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Forward and backward of a micro-batch, whose loss the guard is told of."""
+        rows = inputs.get("rows")
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._guard.saw(loss, rows)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float | None:
+        """The norm as a number; between the backward pass and the optimiser's step, so the guard looks here.
+
+        What one process finds stops all of them; the loss of one makes the norm of every one no number.
+        """
+        problem = number = None
+        try:
+            norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+            number = self._guard.check(self.state.global_step + 1, norm)
+        except TrainingError as error:
+            problem = str(error)
+        if anywhere(problem is not None):
+            of_loss = None if bool(torch.isfinite(self._tr_loss)) else problem
+            raise TrainingError(first_of_all(of_loss) or first_of_all(problem))
+        return number
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Trainer's own, written as a draft, with what else is kept; see `training/checkpoints.py`."""
+        arguments, step, trained = self.args, self.state.global_step, cast(torch.nn.Module, self.model)
+        require_finite(trained, step)
+        folder, keep = self._config.output_dir / CHECKPOINTS, self._config.save_total_limit
+        with drafted(folder, step, keep, arguments.process_index, arguments.world_size, first_of_all) as draft:
+            self._draft = draft.parent
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._draft = None
+            write_states(draft, self.kept, arguments.process_index)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._draft or super()._get_output_dir(trial))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW on the groups of LoRA+ (one rate for all without it)."""
@@ -65,17 +204,51 @@ class SupervisedTrainer(Trainer):
     def compute_loss(
         self,
         model: Any,
-        inputs: Mapping[str, Tensor],
+        inputs: Mapping[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Sum of the tokens' loss over the number of trained tokens in the optimiser step."""
-        nll, mask = supervised_nll(model, inputs)
-        self.tokens_seen += int(inputs["attention_mask"].sum())
-        self.tokens_trained += int(mask.sum())
-        items = mask.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = nll.sum() / items
+        nll = supervised_nll(model, inputs, self._head)
+        items = max(1, nll.numel()) if num_items_in_batch is None else num_items_in_batch
+        # Gradients are averaged over processes, so each one's share of the sum counts that many times.
+        loss = nll.sum() * self.accelerator.num_processes / items
         return (loss, {}) if return_outputs else loss
+
+
+class _EpochClock(TrainerCallback):
+    """Tells the batches which epoch begins."""
+
+    def __init__(self, batches: EpochBatches) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A resumed run is somewhere within the epoch."""
+        self.batches.epoch = int((state.epoch or 0.0) + 1e-6)
+
+
+def epoch_batches(
+    rows: Sequence[Any], config: AgentSFTConfig, packed: bool = True, processes: int = 1, rank: int = 0
+) -> EpochBatches:
+    """How a run with these settings splits its rows into micro-batches.
+
+    Args:
+        rows: Token rows.
+        config: Of the run.
+        packed: Whether the model computes packed batches (`BatchForm.packed`).
+        processes: How many train together.
+        rank: Number of this one.
+
+    Raises:
+        ConfigError: when `packing` is asked for and the model cannot do it.
+    """
+    if config.packing and not packed:
+        raise ConfigError("'packing' needs a model whose attention keeps packed rows apart; leave it false here")
+    return EpochBatches(
+        rows, config.batch_size, config.gradient_accumulation_steps, seed=config.seed, order=config.row_order,
+        bin_tokens=config.max_seq_length if config.packing else None, processes=processes, rank=rank,
+        by_prefix=packed and config.share_prefixes,
+    )  # fmt: skip
 
 
 def training_arguments(config: AgentSFTConfig, learning_rate: float) -> TrainingArguments:
@@ -93,23 +266,21 @@ def training_arguments(config: AgentSFTConfig, learning_rate: float) -> Training
         logging_steps=1,
         logging_first_step=True,
         logging_nan_inf_filter=False,
+        eval_strategy="steps" if config.eval_steps else "no",
+        eval_steps=config.eval_steps,
         save_strategy="steps",
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,
         remove_unused_columns=False,
         seed=config.seed,
-        report_to="none",
+        report_to="none",  # the trackers' callbacks come from `tracker_callbacks`, behind the log that adds to theirs
+        run_name=config.run_name or config.output_dir.name,
+        project="sage-finetune",
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=pick_device().type == "cpu",
+        ddp_find_unused_parameters=False,  # every batch, an empty one too, goes through all that is trained
+        ddp_timeout=int(PATIENCE.total_seconds()),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one device: DataParallel would cut up our column index
     return arguments
-
-
-def batches(rows: list[Any], size: int, pad_id: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Rows in padded batches of similar length, for evaluation."""
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-    for start in range(0, len(order), size):
-        batch = collate([rows[index] for index in order[start : start + size]], pad_id)
-        yield {name: tensor.to(device) for name, tensor in batch.items()}

@@ -4,7 +4,7 @@ config.yaml          resolved settings          data.json        manifest of the
 metrics.jsonl        one line a step            versions.json    of everything that computes
 checkpoints/         to resume from             adapter/         PEFT layout, tokenizer and template beside it
 chat_template.jinja  what training rendered     result.json      what came of it
-README.md            model card
+README.md            model card                 learning_curve.png
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from sage.libs.finetune.agent.config import AgentSFTConfig, read_yaml
 from sage.libs.finetune.agent.errors import ConfigError
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "jinja2")
-_MAY_DIFFER = ("output_dir", "eval_data", "eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit")
+_MAY_DIFFER = ("output_dir", "eval_data", "eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit",
+               "gradient_checkpointing", "eval_steps", "eval_rows", "report_to", "run_name")  # fmt: skip
 
 
 def claim_folder(config: AgentSFTConfig, resume: bool) -> Path:

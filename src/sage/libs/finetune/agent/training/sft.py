@@ -1,13 +1,13 @@
 """Supervised fine-tuning on agent rows.
 
-The path from file to gradient: `token_rows` (data.py) renders each conversation once, labels the assistant's turns
-and nothing else; `SupervisedTrainer` (loop.py) batches them, and `supervised_nll` (models/losses.py) is the loss.
+The path from file to gradient: `token_rows` (data.py) renders each conversation once and labels the assistant's turns
+and nothing else; `EpochBatches` (batching.py) says which rows make a batch, `BatchForm` (models/batches.py) packs them
+into one sequence, `SupervisedTrainer` (loop.py) takes the steps, and `supervised_nll` (models/losses.py) is the loss.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,30 +16,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers import set_seed
-
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.config import AgentSFTConfig
-from sage.libs.finetune.agent.errors import ConfigError, TrainingError
-from sage.libs.finetune.agent.models.adapters import (
-    add_adapter,
-    float32_copy_needed,
-    learning_rate_for,
-    require_finite,
-    require_same_adapter,
-)
-from sage.libs.finetune.agent.models.load import LoadedModel, load_model, pick_device
-from sage.libs.finetune.agent.models.losses import mean_loss
+from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.models.adapters import require_finite, require_same_adapter, save_adapter
+from sage.libs.finetune.agent.models.batches import rows_loss
+from sage.libs.finetune.agent.models.load import LoadedModel, load_model
+from sage.libs.finetune.agent.models.quantize import quantization_of
 from sage.libs.finetune.agent.preflight.faults import allowed_kinds
-from sage.libs.finetune.agent.progress import Progress
+from sage.libs.finetune.agent.progress import Progress, silent
+from sage.libs.finetune.agent.reporting.curves import draw_curve
 from sage.libs.finetune.agent.reporting.progress import TerminalProgress
+from sage.libs.finetune.agent.training import processes
 from sage.libs.finetune.agent.training.ask import ask_turns
-from sage.libs.finetune.agent.training.callbacks import RunLog, StopOnSignal
+from sage.libs.finetune.agent.training.callbacks import require_tracker
 from sage.libs.finetune.agent.training.card import model_card
 from sage.libs.finetune.agent.training.checkpoints import last_checkpoint
 from sage.libs.finetune.agent.training.data import TokenRows, token_rows
-from sage.libs.finetune.agent.training.loop import SupervisedTrainer, batches
+from sage.libs.finetune.agent.training.dry_run import TrainingPlan, plan_training
+from sage.libs.finetune.agent.training.fit import fit
+from sage.libs.finetune.agent.training.guards import told_of_disk, told_of_memory
 from sage.libs.finetune.agent.training.run import claim_folder, write_start
 from sage.libs.finetune.agent.types import EvalResult, TrainingResult
 
@@ -74,10 +70,9 @@ class AgentSFTTrainer:
         for name in _LATER:
             if getattr(config, name):
                 raise ConfigError(f"'{name}' is not available in this version; leave it false")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError("training in several processes is not available in this version; start one process")
         _warn_of_settings_without_effect(config)
         self._allowed = allowed_kinds(config.allow)
+        processes.join()
         self.config = config
         self.run_folder: Path | None = None
         self._progress = progress
@@ -97,7 +92,7 @@ class AgentSFTTrainer:
         """
         if self._loaded is None:
             config = self.config
-            self._loaded = load_model(config.base_model, dtype=config.dtype, tool_format=config.tool_format)
+            self._loaded = self._load(config.base_model)
         return self._loaded
 
     def train(self, resume: bool = False) -> TrainingResult:
@@ -112,41 +107,64 @@ class AgentSFTTrainer:
             ConfigError: when the folder holds a run and `resume` is False, or cannot be resumed.
             DataError: for rows with a fault that `allow` does not name, with file and line of the first.
             ModelError: for an unusable model.
-            TrainingError: when the loss is no longer a number, or the run folder cannot be written (a full disk).
+            TrainingError: when the loss is no longer a number, memory ends, the run folder cannot be written (a full
+                disk), or no checkpoint to resume from is whole.
         """
         begin = time.perf_counter()
-        folder = claim_folder(self.config, resume)
+        require_tracker(self.config.report_to)
+        folder = processes.first_decides(lambda: claim_folder(self.config, resume))
         config = replace(self.config, output_dir=folder)
         loaded = self.loaded
         if hasattr(loaded.model, "peft_config"):
             require_same_adapter(loaded.model, config)
         train_rows = self._rows(config.train_data)
         eval_rows = self._rows(config.eval_data) if config.eval_data else None
-        checkpoint = last_checkpoint(folder) if resume else None
+        checkpoint = processes.first_decides(lambda: last_checkpoint(folder)) if resume else None
         if resume:
             _require_same_data(folder, train_rows)
-        write_start(folder, config, {"train": train_rows.manifest, "eval": eval_rows.manifest if eval_rows else None})
+        manifests = {"train": train_rows.manifest, "eval": eval_rows.manifest if eval_rows else None}
+        processes.first_decides(lambda: write_start(folder, config, manifests))
         self.run_folder = folder
-        with _told_of_disk(folder):
-            trainer, stop = self._fit(config, train_rows, checkpoint)
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        interrupted = stop.asked and trainer.state.global_step < trainer.state.max_steps
-        tail = losses[-max(1, len(losses) // 10) :]
+        with told_of_disk(folder), told_of_memory(config), self._telling() as progress:
+            fitted = fit(loaded, config, train_rows, eval_rows, checkpoint, progress)
+        eval_loss = fitted.eval_loss
+        if eval_rows and eval_loss is None and not fitted.interrupted:
+            eval_loss = self._loss(eval_rows.rows)
+        tail = fitted.losses[-max(1, len(fitted.losses) // 10) :]
+        seen, trained, computed = fitted.tokens
+        best_step, best_loss = fitted.best_evaluation or (None, None)
         result = TrainingResult(
             final_loss=sum(tail) / len(tail),
-            losses=losses,
-            steps=trainer.state.global_step,
-            tokens_seen=trainer.tokens_seen,
-            tokens_trained=trainer.tokens_trained,
+            losses=fitted.losses,
+            steps=fitted.steps,
+            tokens_seen=seen,
+            tokens_trained=trained,
+            tokens_computed=computed,
+            batches=fitted.batches,
             seconds=time.perf_counter() - begin,
             output_dir=folder,
-            eval_loss=self._loss(eval_rows.rows) if eval_rows and not interrupted else None,
-            interrupted=interrupted,
+            eval_loss=eval_loss if not fitted.interrupted else None,
+            best_eval_step=best_step,
+            best_eval_loss=best_loss,
+            interrupted=fitted.interrupted,
         )
-        if not interrupted:
-            with _told_of_disk(folder):
+        if not fitted.interrupted:
+            with told_of_disk(folder):
                 self._finish(config, result, train_rows)
+        if processes.is_first():
+            draw_curve(folder)
         return result
+
+    def dry_run(self, resume: bool = False) -> TrainingPlan:
+        """What `train` would do: rows, steps, tokens, memory, time. Nothing is trained, written or loaded but rows.
+
+        Raises:
+            ConfigError: as `train` would.
+            DataError: as `train` would.
+            ModelError: when there is no such model.
+        """
+        with self._telling() as progress:
+            return plan_training(self.config, resume, progress)
 
     def evaluate(self, data: str | Path | Sequence[dict[str, Any]]) -> EvalResult:
         """Ask the model for each assistant turn of held-out rows, and score calls and answers.
@@ -171,19 +189,25 @@ class AgentSFTTrainer:
     def save_model(self, path: str | Path) -> None:
         """Save the adapter (PEFT layout) or the whole model, with tokenizer and chat template beside it.
 
-        The folder is written aside and then put in place, so an older save is never half replaced.
+        The folder is written aside and then put in place, so an older save is never half replaced. Of several processes
+        all must call it, and the first one writes.
 
         Raises:
             ConfigError: when `path` is a file, or a folder that holds something else than such a save.
         """
-        folder = Path(path)
+        folder, weights = Path(path), processes.whole_weights(self.loaded.model)
+        if not processes.is_first():
+            return
         mark = "adapter_config.json" if hasattr(self.loaded.model, "peft_config") else "config.json"
         if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / mark).exists())):
             raise ConfigError(f"{folder} is not empty and holds no earlier save (no {mark}); give a new folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
             draft, old = Path(aside) / "new", Path(aside) / "old"
-            self.loaded.model.save_pretrained(draft)
+            if mark == "adapter_config.json":
+                save_adapter(self.loaded.model, draft, self.run_folder, weights)
+            else:
+                self.loaded.model.save_pretrained(draft, state_dict=weights)
             self.loaded.tokenizer.save_pretrained(draft)
             if folder.exists():
                 folder.rename(old)
@@ -195,42 +219,25 @@ class AgentSFTTrainer:
         Raises:
             ModelError: when there is no loadable model.
         """
-        self._loaded = load_model(str(path), dtype=self.config.dtype, tool_format=self.config.tool_format)
+        self._loaded = self._load(str(path))
+
+    def _load(self, name: str) -> LoadedModel:
+        config = self.config
+        # Full fine-tuning computes in float32; weights that were read in bfloat16 would stay rounded.
+        dtype = "float32" if config.dtype == "auto" and not config.use_lora else config.dtype
+        quantization = quantization_of(config.load_in_4bit, config.load_in_8bit)
+        return load_model(name, dtype=dtype, tool_format=config.tool_format, quantization=quantization)
 
     def _rows(self, reference: str) -> TokenRows:
         with self._telling() as progress:
             config, tokenizer = self.config, self.loaded.tokenizer
             return token_rows(reference, tokenizer, config.max_seq_length, self._allowed, progress, config.truncation)
 
-    def _fit(
-        self, config: AgentSFTConfig, data: TokenRows, checkpoint: Path | None
-    ) -> tuple[SupervisedTrainer, StopOnSignal]:
-        loaded = self.loaded
-        set_seed(config.seed)
-        if config.use_lora and not hasattr(loaded.model, "peft_config"):
-            loaded.model = add_adapter(loaded.model, config)
-        elif float32_copy_needed(loaded.model.dtype, config):
-            loaded.model = loaded.model.float()
-        rate = learning_rate_for(config, loaded.model.num_parameters())
-        if config.use_lora and rate < 1e-4:
-            logger.warning(
-                "learning_rate %g is low for LoRA, which wants about ten times the rate of full fine-tuning; "
-                "'auto' would take %g here",
-                rate,
-                learning_rate_for(replace(config, learning_rate="auto"), loaded.model.num_parameters()),
-            )
-        stop = StopOnSignal()
-        pad_id = loaded.tokenizer.pad_token_id or 0
-        with self._telling() as progress, stop.listening():
-            callbacks = [RunLog(config.output_dir / "metrics.jsonl", progress), stop]
-            trainer = SupervisedTrainer(config, rate, pad_id, data.rows, model=loaded.model, callbacks=callbacks)
-            trainer.train_from(checkpoint)
-        loaded.model.eval()
-        return trainer, stop
-
     @contextmanager
     def _telling(self) -> Iterator[Progress]:
-        if self._progress is not None:
+        if not processes.is_first():
+            yield silent
+        elif self._progress is not None:
             yield self._progress
         else:
             with TerminalProgress() as bars:
@@ -240,6 +247,8 @@ class AgentSFTTrainer:
         folder = result.output_dir
         require_finite(self.loaded.model, result.steps)
         self.save_model(folder / ("adapter" if config.use_lora else "model"))
+        if not processes.is_first():
+            return
         jsonl.write_text(folder / "chat_template.jinja", str(self.loaded.tokenizer.chat_template))
         jsonl.write_json(folder / "result.json", {**asdict(result), "output_dir": str(folder)})
         self.write_card(result, data.manifest)
@@ -258,20 +267,8 @@ class AgentSFTTrainer:
         jsonl.write_text(result.output_dir / ("adapter" if config.use_lora else "model") / "README.md", card)
 
     def _loss(self, rows: list[Any]) -> float:
-        tokenizer = self.loaded.tokenizer
-        model, size = self.loaded.model, self.config.eval_batch_size
-        return mean_loss(model, batches(rows, size, tokenizer.pad_token_id or 0, pick_device()))
-
-
-@contextmanager
-def _told_of_disk(folder: Path) -> Iterator[None]:
-    """What the libraries raise when a file cannot be written, as one line with the way on."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"{folder} cannot be written ({error}); free some space there and resume: what was saved before is whole"
-        ) from error
+        loaded = self.loaded
+        return rows_loss(loaded.model, rows, loaded.tokenizer.pad_token_id or 0, self.config.eval_batch_size)
 
 
 def _warn_of_settings_without_effect(config: AgentSFTConfig) -> None:

@@ -1,20 +1,27 @@
-"""`train`: supervised fine-tuning of a model on training rows."""
+"""`train`: supervised fine-tuning of a model on training rows, or with `--dry-run` what it would do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from sage.libs.finetune.agent.cli.command import Command, Report, finite
 from sage.libs.finetune.agent.config import AgentSFTConfig, option
 from sage.libs.finetune.agent.progress import Progress
 from sage.libs.finetune.agent.types import TrainingResult
 
+if TYPE_CHECKING:
+    from sage.libs.finetune.agent.training.dry_run import TrainingPlan
+
+_TASKS_SHOWN = 12
+
 
 @dataclass
 class TrainConfig(AgentSFTConfig):
-    """The settings of `AgentSFTConfig`, and whether to go on with an interrupted run."""
+    """The settings of `AgentSFTConfig`, whether to go on with an interrupted run, and whether to train at all."""
 
     resume: bool = option(False, "go on from the newest checkpoint in the run folder")
+    dry_run: bool = option(False, "say what would be done, with memory and time it would take, and train nothing")
 
 
 def run(config: TrainConfig, progress: Progress) -> Report:
@@ -29,8 +36,12 @@ def run(config: TrainConfig, progress: Progress) -> Report:
     from sage.libs.finetune.agent.training.sft import AgentSFTTrainer
 
     settings = AgentSFTConfig(**{spec.name: getattr(config, spec.name) for spec in fields(AgentSFTConfig)})
-    result = AgentSFTTrainer(settings, progress=progress).train(resume=config.resume)
-    return _report(config, result)
+    trainer = AgentSFTTrainer(settings, progress=progress)
+    if config.dry_run:
+        from sage.libs.finetune.agent.training.dry_run import plan_training
+
+        return _plan_report(plan_training(settings, resume=config.resume, progress=progress))
+    return _report(config, trainer.train(resume=config.resume))
 
 
 def _report(config: TrainConfig, result: TrainingResult) -> Report:
@@ -66,9 +77,83 @@ def _report(config: TrainConfig, result: TrainingResult) -> Report:
     return report
 
 
+def _plan_report(plan: TrainingPlan) -> Report:
+    from sage.libs.finetune.agent.reporting.tables import facts_table
+
+    settings = {name: str(value) for name, value in plan.changed.items()}
+    tables: list[Any] = [facts_table(settings), "", facts_table(_data_facts(plan)), ""]
+    tables += [_tasks_table(plan), "", facts_table(_run_facts(plan)), "", _memory_table(plan)]
+    notes = [plan.reason, "nothing was trained or written; the same command without --dry-run trains"]
+    return Report(plan.to_dict(), tables, notes)
+
+
+def _data_facts(plan: TrainingPlan) -> dict[str, str]:
+    from sage.libs.finetune.agent.preflight.faults import KINDS
+    from sage.libs.finetune.agent.reporting.tables import percent
+
+    data = plan.train
+    facts = {"rows": f"{data['rows']:,} from {data['rows_read']:,} read, {data['rows_left_out']:,} left out"}
+    for kind, count in data["found"].items():
+        facts[f"  {kind}"] = f"{count:,} {'row' if count == 1 else 'rows'}: {KINDS[kind].meaning}"
+    if data["rows_shortened"]:
+        facts["shortened"] = f"{data['rows_shortened']:,} rows, by {data['tokens_dropped']:,} tokens"
+    facts["tokens"] = f"{data['tokens']:,}, {data['tokens_trained']:,} trained; the longest row {data['longest_row']:,}"
+    facts["computed"] = (
+        f"{plan.computed:,} an epoch: {percent(plan.computed / data['tokens'])} of the rows' own, "
+        f"{percent(plan.computed / plan.padded)} of padded batches'"
+    )
+    facts["batches"] = plan.form
+    if plan.eval is not None:
+        facts["eval rows"] = f"{plan.eval['rows']:,} from {plan.eval['rows_read']:,} read"
+    return facts
+
+
+def _tasks_table(plan: TrainingPlan) -> Any:
+    from sage.libs.finetune.agent.reporting.tables import make_table, percent
+
+    lines = [
+        (task.task[:30], f"{task.rows:,}", f"{task.tokens:,}", f"{task.trained:,}",
+         percent(task.trained / plan.train["tokens_trained"]), f"{task.epochs:.2f}")
+        for task in plan.tasks[:_TASKS_SHOWN]
+    ]  # fmt: skip
+    if hidden := plan.tasks[_TASKS_SHOWN:]:
+        lines.append((f"and {len(hidden)} more (--json)", f"{sum(task.rows for task in hidden):,}", "", "", "", ""))
+    return make_table(("task", "rows", "tokens", "trained", "of all", "epochs"), lines)
+
+
+def _run_facts(plan: TrainingPlan) -> dict[str, str]:
+    from sage.libs.finetune.agent.reporting.progress import clock_time
+    from sage.libs.finetune.agent.reporting.tables import percent
+    from sage.libs.finetune.agent.training.estimate import in_bytes
+
+    return {
+        "run folder": str(plan.config.output_dir),
+        "steps": f"{plan.steps:,} ({plan.batches:,} micro-batches an epoch, {plan.epochs:.2f} epochs)",
+        "learning rate": f"{plan.learning_rate:g}{' (auto)' if plan.config.learning_rate == 'auto' else ''}",
+        "parameters": f"{plan.parameters:,}, {plan.trained:,} trained ({percent(plan.trained / plan.parameters)})",
+        "device": f"{plan.device}, {plan.dtype} weights, adapters and optimiser in float32"
+        if plan.config.use_lora
+        else f"{plan.device}, all weights and the optimiser in float32",
+        "memory": f"{in_bytes(plan.memory.total(plan.checkpointing))} estimated, "
+        f"{'unknown' if plan.available is None else in_bytes(plan.available)} available",
+        "time": f"about {clock_time(plan.seconds)}; rough, within a factor of two",
+    }
+
+
+def _memory_table(plan: TrainingPlan) -> Any:
+    from sage.libs.finetune.agent.reporting.tables import make_table
+    from sage.libs.finetune.agent.training.estimate import in_bytes
+
+    plain, with_it = plan.memory.parts(False), plan.memory.parts(True)
+    lines = [(name, in_bytes(plain[name]), in_bytes(with_it[name])) for name in plain if plain[name]]
+    lines.append(("total", in_bytes(plan.memory.total(False)), in_bytes(plan.memory.total(True))))
+    return make_table(("memory at the peak", "plain", "with checkpointing"), lines)
+
+
 COMMAND = Command(
     name="train",
-    help="Fine-tune a model on training rows.",
+    help="Fine-tune a model on training rows.\n\nOn several devices: behind `--` come arguments for accelerate launch, "
+    "such as `-- --multi_gpu --num_processes 8` (docs/scaling.md).",
     example="sage-finetune train --base-model smollm2-135m-instruct --train-data rows.jsonl --output-dir runs/first",
     config=TrainConfig,
     run=run,

@@ -1,0 +1,137 @@
+"""From a loaded model and token rows to trained weights: what is made ready around the loop, and what it leaves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from sage.libs.finetune.agent.config import AgentSFTConfig
+from sage.libs.finetune.agent.models.adapters import add_adapter, float32_copy_needed
+from sage.libs.finetune.agent.models.load import LoadedModel
+from sage.libs.finetune.agent.models.lora_linear import replace_forwards
+from sage.libs.finetune.agent.models.optimizer import learning_rate_for
+from sage.libs.finetune.agent.progress import Progress
+from sage.libs.finetune.agent.training import processes
+from sage.libs.finetune.agent.training.callbacks import RunLog, StopOnSignal, tracker_callbacks
+from sage.libs.finetune.agent.training.data import TokenRows
+from sage.libs.finetune.agent.training.estimate import choose_checkpointing
+from sage.libs.finetune.agent.training.guards import told_of_memory
+from sage.libs.finetune.agent.training.loop import SupervisedTrainer
+from sage.libs.finetune.agent.training.watch import Watch, best_evaluation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Fitted:
+    """What the loop leaves beside the weights.
+
+    Attributes:
+        losses: Of each optimiser step, those before a resumption included.
+        steps: Optimiser steps done.
+        tokens: Seen, trained and computed, in this order.
+        interrupted: Whether it was asked to stop before its last step.
+        eval_loss: Of an evaluation at the last step, None without one.
+        best_evaluation: Step and loss of the lowest evaluation, None without one.
+        batches: How batches were computed, in words.
+    """
+
+    losses: list[float]
+    steps: int
+    tokens: tuple[int, int, int]
+    interrupted: bool
+    eval_loss: float | None
+    best_evaluation: tuple[int, float] | None
+    batches: str
+
+
+def fit(
+    loaded: LoadedModel,
+    config: AgentSFTConfig,
+    data: TokenRows,
+    held_out: TokenRows | None,
+    checkpoint: Path | None,
+    progress: Progress,
+) -> Fitted:
+    """Train `loaded.model` in place, adding an adapter to it first where the settings want one.
+
+    Args:
+        loaded: The model; with `use_lora` its base weights stay as they are.
+        config: With the run folder as `output_dir`.
+        data: Rows to train on.
+        held_out: Rows to evaluate on every `eval_steps`.
+        checkpoint: Where to go on from, None to begin.
+        progress: Told of steps and evaluations.
+
+    Raises:
+        ConfigError: when the settings do not fit the model.
+        TrainingError: for a loss that is no number, memory that ends, or a broken checkpoint.
+    """
+    set_seed(config.seed)
+    _make_trainable(loaded, config)
+    rate = _learning_rate(loaded.model.num_parameters(), config)
+    stop = StopOnSignal()
+    first_step = 1 + (int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0)
+    log = RunLog(config.output_dir / "metrics.jsonl", progress, lambda: (trainer.tokens_seen, trainer.tokens_trained))
+    tracker = tracker_callbacks(config.report_to if processes.is_first() else "none", config.output_dir, first_step)
+    with stop.listening():
+        trainer = SupervisedTrainer(
+            config, rate, loaded.tokenizer.pad_token_id or 0, data.rows, model=loaded.model,
+            callbacks=[log, stop, *tracker],
+        )  # fmt: skip
+        trainer.places = data.places
+        if held_out is not None and config.eval_steps:
+            trainer.watch = Watch(
+                loaded, held_out.rows, held_out.samples[: config.eval_rows], batch_size=config.eval_batch_size,
+                max_new_tokens=config.max_new_tokens, progress=progress,
+                stopping=lambda: stop.asked and not trainer.sharded,
+            )  # fmt: skip
+        logger.info("batches: %s", trainer.form.description)
+        estimate = choose_checkpointing(loaded.model, config, data.rows, trainer.batches, trainer.form)
+        with told_of_memory(config, estimate):
+            trainer.train_from(checkpoint)
+    loaded.model.eval()
+    return _fitted(trainer, stop.asked)
+
+
+def _make_trainable(loaded: LoadedModel, config: AgentSFTConfig) -> None:
+    if config.use_lora and not hasattr(loaded.model, "peft_config"):
+        loaded.model = add_adapter(loaded.model, config)
+    elif float32_copy_needed(loaded.model.dtype, config):
+        loaded.model = loaded.model.float()
+    left = replace_forwards(loaded.model).left
+    if left:
+        name, reason = next(iter(left.items()))
+        logger.info("%d adapter layers keep PEFT's own forward, %s among them: %s", len(left), name, reason)
+
+
+def _learning_rate(parameters: int, config: AgentSFTConfig) -> float:
+    rate = learning_rate_for(config, parameters)
+    if config.use_lora and rate < 1e-4:
+        logger.warning(
+            "learning_rate %g is low for LoRA, which wants about ten times the rate of full fine-tuning; "
+            "'auto' would take %g here",
+            rate,
+            learning_rate_for(replace(config, learning_rate="auto"), parameters),
+        )
+    return rate
+
+
+def _fitted(trainer: SupervisedTrainer, stopped: bool) -> Fitted:
+    state = trainer.state
+    history: Sequence[dict[str, Any]] = state.log_history
+    at_end = [entry["eval_loss"] for entry in history if "eval_loss" in entry and entry["step"] == state.global_step]
+    return Fitted(
+        losses=[entry["loss"] for entry in history if "loss" in entry],
+        steps=state.global_step,
+        tokens=(trainer.tokens_seen, trainer.tokens_trained, trainer.tokens_computed),
+        interrupted=stopped and state.global_step < state.max_steps,
+        eval_loss=at_end[-1] if at_end else None,
+        best_evaluation=best_evaluation(history),
+        batches=trainer.form.description,
+    )
