@@ -1,6 +1,7 @@
 """A training step with LoRA and DoRA adapters: our forward of them beside PEFT's, same rows, same steps.
 
-Four arms take turns in one process: a step is forward and backward over each micro-batch, gradient clipping and AdamW.
+Four arms take turns in one process: a step is forward and backward over each packed micro-batch, gradient clipping
+and AdamW.
 Their losses stand side by side; in float32 ours must agree with PEFT's to rounding, in bfloat16 they show what it is
 that the two thin products run in bfloat16 here and in float32 in PEFT. Peak memory is taken in a process per arm.
 Run with `--dtype float32` for the comparison of losses, and with `--dtype bfloat16` for that of speed.
@@ -24,12 +25,12 @@ from common import memory_gb, report
 
 from sage.libs.finetune.agent.config import AgentSFTConfig
 from sage.libs.finetune.agent.models.adapters import add_adapter
+from sage.libs.finetune.agent.models.batches import BatchForm, on_device
 from sage.libs.finetune.agent.models.embedded import EMBEDDED
 from sage.libs.finetune.agent.models.load import load_model, load_tokenizer
 from sage.libs.finetune.agent.models.lora_linear import replace_forwards
 from sage.libs.finetune.agent.models.losses import supervised_nll
 from sage.libs.finetune.agent.models.optimizer import parameter_groups
-from sage.libs.finetune.agent.tokenization.collate import collate
 from sage.libs.finetune.agent.training.data import token_rows
 
 ARMS = ("lora_ours", "lora_peft", "dora_ours", "dora_peft")
@@ -56,18 +57,21 @@ class Arm:
             replaced = replace_forwards(self.model)
             if replaced.left:
                 raise SystemExit(f"layers left to PEFT: {replaced.left}")
+        self.form = BatchForm(self.model, pad_id=0)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config, LEARNING_RATE), fused=True)
 
-    def step(self, batches: list[dict[str, Any]]) -> tuple[float, float]:
-        """Loss per trained token, and seconds."""
+    def step(self, parts: list[list[dict[str, Any]]]) -> tuple[float, float]:
+        """Loss per trained token, and seconds; `parts` are the rows of each micro-batch."""
+        batches = [on_device(self.form(rows), self.model.device) for rows in parts]
         _synchronize()
         begin = time.perf_counter()
-        trained = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in batches)
+        trained = sum(batch["trained_tokens"] for batch in batches)
         total = torch.zeros((), device=self.model.device)
-        for batch in batches:
-            loss = supervised_nll(self.model, batch).sum() / trained
-            loss.backward()
-            total += loss.detach()
+        with self.form.attention():
+            for batch in batches:
+                loss = supervised_nll(self.model, batch).sum() / trained
+                loss.backward()
+                total += loss.detach()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -105,17 +109,17 @@ def _compare(accumulation: int, options: argparse.Namespace) -> dict[str, Any]:
     steps = _steps(accumulation, options)
     losses: dict[str, list[float]] = {name: [] for name in arms}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for number, batches in enumerate(steps):
+    for number, parts in enumerate(steps):
         names = list(arms)
         for name in names[number % len(names) :] + names[: number % len(names)]:  # none always comes after the same
-            loss, took = arms[name].step(batches)
+            loss, took = arms[name].step(parts)
             losses[name].append(loss)
             seconds[name].append(took)
     counted = {name: times[WARM_UP_STEPS:] for name, times in seconds.items()}
     pairs = [("dora_peft", "dora_ours"), ("lora_peft", "lora_ours"), ("dora_ours", "lora_ours")]
     present = [(one, other) for one, other in pairs if one in arms and other in arms]
     return {
-        "tokens_per_step": [sum(batch["input_ids"].numel() for batch in batches) for batches in steps],
+        "tokens_per_step": [sum(len(row["input_ids"]) for rows in parts for row in rows) for parts in steps],
         "seconds_per_step": {
             name: {"median_s": statistics.median(times), "min_s": min(times), "max_s": max(times)}
             for name, times in counted.items()
@@ -133,16 +137,12 @@ def _compare(accumulation: int, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _steps(accumulation: int, options: argparse.Namespace) -> list[list[dict[str, Any]]]:
-    """The micro-batches of each step: rows in an order drawn once."""
+def _steps(accumulation: int, options: argparse.Namespace) -> list[list[list[dict[str, Any]]]]:
+    """The rows of each micro-batch of each step, in an order drawn once."""
     rows = _rows(options.data, options.model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     count = (WARM_UP_STEPS + options.steps) * accumulation
     drawn = [rows[index % len(rows)] for index in range(count * options.rows)]
-    batches = []
-    for start in range(0, len(drawn), options.rows):
-        batch = collate(drawn[start : start + options.rows], pad_id=0)
-        batches.append({name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()})
+    batches = [drawn[start : start + options.rows] for start in range(0, len(drawn), options.rows)]
     return [batches[start : start + accumulation] for start in range(0, len(batches), accumulation)]
 
 
@@ -173,8 +173,8 @@ def _peak_memory(name: str, options: argparse.Namespace) -> dict[str, float]:
     else:
         held = memory_gb("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of loading
-    for batches in steps[1:4]:
-        arm.step(batches)
+    for parts in steps[1:4]:
+        arm.step(parts)
     peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else memory_gb("VmHWM")
     return {"peak_gb": peak, "held_between_steps_gb": held}
 

@@ -47,6 +47,7 @@ from sage.libs.finetune.agent.models.lora_linear import FastLoraLinear
 from sage.libs.finetune.agent.models.prefix import Layout, packed_length
 from sage.libs.finetune.agent.models.quantize import BYTES_PER_WEIGHT, quantization_of
 from sage.libs.finetune.agent.training.available import available_memory
+from sage.libs.finetune.agent.training.processes import anywhere
 
 logger = logging.getLogger(__name__)
 
@@ -347,6 +348,7 @@ def choose_checkpointing(
     estimate = estimate_memory(shape, config, largest_batch(rows, batches, form), model.device)
     held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     checkpointing, reason = decide_checkpointing(config, estimate, available_memory(model.device, held))
+    checkpointing = anywhere(checkpointing)  # sharded models: all must compute the same layers again
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     elif base_model(model).is_activation_checkpointing:

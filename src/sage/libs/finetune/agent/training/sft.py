@@ -258,7 +258,8 @@ class AgentSFTTrainer:
         config = replace(self.config, output_dir=result.output_dir)
         facts = [
             f"{manifest['rows']} rows, {manifest['tokens']} tokens, {manifest['tokens_trained']} of them trained on",
-            f"{result.steps} optimiser steps of {config.batch_size * config.gradient_accumulation_steps} rows, "
+            f"{result.steps} optimiser steps of "
+            f"{config.batch_size * config.gradient_accumulation_steps * processes.count()} rows, "
             f"final training loss {result.final_loss:.3f}",
             f"chat template: {self.loaded.template.source}, tools {self.loaded.template.tool_format}",
         ]
