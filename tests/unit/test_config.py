@@ -64,6 +64,8 @@ def test_values_are_read_in_the_fields_type(settings: dict[str, Any], expected: 
         ({"learning_rate": "1" * 401}, "'learning_rate': expected a number or 'auto', found '1111"),
         ({"seed": 2**32}, "'seed': must be at most 4294967295, not 4294967296"),
         ({"warmup_ratio": 1.1}, "'warmup_ratio': must be at most 1.0, not 1.1"),
+        ({"adam_beta2": 1}, "'adam_beta2': must be below 1, not 1.0"),
+        ({"use_lora": False, "init_lora_weights": "pissa"}, "'init_lora_weights' needs use_lora: true"),
         ({"use_lora": "maybe"}, "'use_lora': expected true or false, found 'maybe'"),
         ({"use_lora": 1}, "'use_lora': expected true or false, found 1"),
         ({"base_model": 3}, "'base_model': expected text, found 3"),

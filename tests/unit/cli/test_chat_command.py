@@ -176,8 +176,22 @@ def test_a_call_without_tools_is_shown_as_it_is(talk: Any) -> None:
 
 def test_nothing_is_saved_before_a_reply(talk: Any) -> None:
     out = talk(typed="/save rows.jsonl\n/save\n").out
-    assert out.splitlines() == ["nothing to save: no whole reply yet", "give a file: /save FILE.jsonl"]
+    assert out.splitlines() == ["nothing to save: no whole reply yet", "nothing to save: no whole reply yet"]
     assert not Path("rows.jsonl").exists()
+
+
+def test_a_save_that_fails_ends_nothing(talk: Any, tmp_path: Path) -> None:
+    (tmp_path / "latin.jsonl").write_bytes(b"\xff\n")
+    code, out, _ = talk(typed="tea\n/save latin.jsonl/rows.jsonl\n/save latin.jsonl\n/save notes.md\n/save\ntea\n")
+    reply, unwritable, unreadable, *rest = out.splitlines()
+    assert code == 0 and "cannot be written" in unwritable and "cannot be read" in unreadable
+    assert rest == ["give a file of rows: /save FILE.jsonl"] * 2 + [reply]
+
+
+def test_bytes_that_are_no_text_end_nothing(talk: Any, cli: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"te\xff\n/reset\ntea\n"), encoding="utf-8"))
+    code, out, _ = cli("chat", folder, "--dtype", "float32", "--max-new-tokens", 4)
+    assert code == 0 and "(a new conversation)" in out
 
 
 @pytest.mark.parametrize(

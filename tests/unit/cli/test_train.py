@@ -58,3 +58,11 @@ def test_quantisation_without_a_gpu_is_refused_first(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, _, err = cli(*command, "--load-in-4bit")
     assert code == 2 and err.startswith("error: train: 'load_in_4bit' needs a CUDA device")
+
+
+def test_the_rate_is_that_of_the_run_and_not_of_the_call_that_resumed_it(cli: Any, command: tuple[str, ...]) -> None:
+    train = [flag for flag in command if flag != "--dry-run"] + ["--output-dir", "run", "--num-epochs", "1"]
+    said = [
+        next(line for line in cli(*train, *more).out.splitlines() if "tokens" in line) for more in ((), ("--resume",))
+    ]
+    assert said[0] == said[1] and said[0].endswith("/s)")

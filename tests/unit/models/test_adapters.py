@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from tests.tiny import tiny_model
 from torch import nn
 
@@ -16,6 +16,7 @@ from sage.libs.finetune.agent.models.adapters import (
     require_same_adapter,
     save_adapter,
 )
+from sage.libs.finetune.agent.models.batches import BatchForm
 
 IDS = torch.arange(40).reshape(2, 20) * 7 % 300
 
@@ -126,6 +127,18 @@ def test_pissa_decomposes_linear_layers_only(config):
         fresh(replace(config, lora_target_modules="embed_tokens,q_proj"))
 
 
+def test_pissa_has_no_more_vectors_than_the_smallest_layer(config):
+    with pytest.raises(ConfigError, match="'lora_r': pissa finds at most 32 singular vectors in a layer here, not 33"):
+        fresh(replace(config, lora_r=33))
+
+
+def test_an_adapter_of_another_kind_is_evaluated_and_not_trained(config):
+    model = get_peft_model(tiny_model(), IA3Config(task_type="CAUSAL_LM"))
+    assert "adapter 'default' is not a plain LoRA" in BatchForm(model, 0).description
+    with pytest.raises(ConfigError, match="adapters of the kind IA3 are not trained"):
+        require_same_adapter(model, config)
+
+
 def test_ordinary_adapters_are_saved_as_they_are(config, tmp_path):
     model = fresh(replace(config, init_lora_weights="default", use_dora=True))
     train(model)
@@ -144,6 +157,7 @@ def test_target_modules_that_match_nothing(config):
     [
         ("lora_r", 8, 4),
         ("lora_alpha", 9, 8),
+        ("lora_dropout", 0.1, 0.0),
         ("use_dora", True, False),
         ("use_rslora", True, False),
         ("init_lora_weights", "pissa", "default"),

@@ -46,6 +46,12 @@ def test_odd_runs_are_drawn(tmp_path: Path, lines: list[dict[str, Any]]) -> None
     assert len(drawn(tmp_path / "run", lines)) > 10_000
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_name_is_no_formula_and_may_lack_glyphs(tmp_path: Path) -> None:
+    for data in ("rows$1_$2.jsonl", "数据.jsonl"):
+        assert drawn(tmp_path / "run", STEPS, f"base_model: m\ntrain_data: {data}\n")
+
+
 def test_a_folder_without_steps_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metrics\.jsonl: there is no training step to draw"):
         draw_curve(tmp_path)

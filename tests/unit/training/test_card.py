@@ -102,6 +102,12 @@ def test_a_lora_adapter(tmp_path: Path, adapter: dict[str, Any], rank: int) -> N
     assert gguf == (("sage-finetune", "export"), [str(tmp_path)], {"--gguf": True})
 
 
+def test_a_base_model_in_a_folder_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert commands(card(tmp_path, {}, loaded(location="base")))[0][1] == [str(tmp_path / "base")]
+
+
 @pytest.mark.parametrize("name", ["my run's", "a=b", "a,b", "$(x)", 'say "hi"'])
 def test_odd_folders_reach_the_server_as_they_are(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name

@@ -10,6 +10,7 @@ import pytest
 from tests.unit.training.conftest import conversation
 
 from sage.libs.finetune.agent import AgentSFTTrainer, ConfigError, DataError
+from sage.libs.finetune.agent.training import callbacks
 from sage.libs.finetune.agent.training.dry_run import plan_training
 
 
@@ -83,12 +84,21 @@ def test_faults_stop_it_as_they_stop_training(make_config: Any, rows_file: Path)
     assert plan.train["found"] == {"unreadable": 1} and plan.train["rows_left_out"] == 1
 
 
-def test_what_training_refuses_is_refused(make_config: Any) -> None:
+def test_what_training_refuses_is_refused(make_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="'lora_target_modules': 'nothing' does not fit this model"):
         plan_training(make_config(lora_target_modules="nothing"))
-    AgentSFTTrainer(make_config("done", max_steps=1)).train()
+    with pytest.raises(ConfigError, match="report_to: wandb is not installed"):
+        plan_training(make_config(report_to="wandb"))
+    with pytest.raises(ConfigError, match=r"'output_dir': .*rows.jsonl is no folder"):
+        plan_training(make_config("rows.jsonl/run"))
+    adapter = AgentSFTTrainer(make_config("done", max_steps=1, use_dora=True)).train().output_dir
     with pytest.raises(ConfigError, match="holds a run already"):
         plan_training(make_config("done"))
+    with pytest.raises(ConfigError, match="'use_dora' is False but base_model is an adapter with True"):
+        plan_training(make_config(base_model=str(adapter)))
+    plan = plan_training(make_config(base_model=str(adapter), use_dora=True))
+    assert plan.trained == plan_training(make_config(use_dora=True)).trained
 
 
 def test_the_automatic_rate_and_the_changed_settings(make_config: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sage.libs.finetune.agent.models.load import empty_model
 from sage.libs.finetune.agent.models.lora_linear import replace_forwards, restore_forwards
 from sage.libs.finetune.agent.models.losses import supervised_nll
 from sage.libs.finetune.agent.training.available import available_memory
+from sage.libs.finetune.agent.training.batching import EpochBatches
 from sage.libs.finetune.agent.training.duration import step_flops
 from sage.libs.finetune.agent.training.estimate import (
     MemoryEstimate,
@@ -130,6 +132,19 @@ def test_the_largest_batch_is_that_of_most_computed_tokens() -> None:
     batches = [[0, 1, 2, 3], [4, 5]]
     assert [computed_tokens([rows[number] for number in batch], form) for batch in batches] == [280, 360]
     assert largest_batch(rows, batches, form) == MicroBatch.of(apart, form) == (360, 20, 360, 2 * 180 * 181 // 2, True)
+
+
+def test_a_process_without_a_batch_estimates_that_of_a_row() -> None:
+    rows, form = token_rows(1, 0, 50), BatchForm(tiny_model(), 0)
+    batches = EpochBatches(rows, 8, 1, seed=0, processes=2, rank=1)
+    assert list(batches) == [[]] and largest_batch(rows, batches, form) == MicroBatch.of(rows, form)
+
+
+def test_packed_weights_count_as_many() -> None:
+    model = tiny_model()
+    whole, gate = ModelShape.of(model), model.model.layers[0].mlp.gate_proj
+    gate.weight = torch.nn.Parameter(torch.zeros(gate.weight.numel() // 2, 1, dtype=torch.uint8), requires_grad=False)
+    assert replace(ModelShape.of(model), trained=whole.trained) == whole
 
 
 def test_padded_batches_count_padding() -> None:

@@ -102,6 +102,12 @@ def test_the_folder_is_whole(tmp_path: Path, adapter: Path) -> None:
     assert "vllm serve" in (tmp_path / "merged/README.md").read_text()
 
 
+def test_a_faulty_generation_config_is_written_as_it_is(tmp_path: Path, base: Path, adapter: Path) -> None:
+    (base / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6}')
+    export_model(str(adapter), tmp_path / "merged")
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").temperature == 0.6
+
+
 def test_a_model_without_adapter_is_written_as_it_is(tmp_path: Path) -> None:
     base = save_tiny(tmp_path / "base", kind="qwen2")
     done = export_model(str(base), tmp_path / "out")
@@ -115,6 +121,13 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path: Path, base: Path) ->
     export_model(str(base), tmp_path / "out")  # an empty one is taken
     with pytest.raises(ConfigError, match="exists and is not an empty folder"):
         export_model(str(base), tmp_path / "out")
+
+
+def test_an_empty_folder_by_any_name_is_filled(tmp_path: Path, base: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    assert export_model(str(base), tmp_path / "link").folder == tmp_path / "link"
+    assert (tmp_path / "empty" / "config.json").exists()
 
 
 def test_a_wrong_merge_is_refused_and_nothing_is_left(

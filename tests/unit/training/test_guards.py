@@ -107,6 +107,9 @@ def test_out_of_memory_says_which_settings_to_change(make_config):
     said = r"^out of memory; start a new run with max_seq_length below 512, or use_lora true$"
     with pytest.raises(TrainingError, match=said), told_of_memory(single):
         bytearray(2**60)
+    evaluated = replace(single, eval_data="held-out.jsonl")
+    with pytest.raises(TrainingError, match=r"resume with a lower eval_batch_size$"), told_of_memory(evaluated):
+        bytearray(2**60)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,32 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(make_config):
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("settings", [{}, {"init_lora_weights": "pissa"}])
+def test_a_run_resumed_by_the_same_trainer_begins_from_its_checkpoint_alone(make_config, settings):
+    straight = AgentSFTTrainer(make_config("a", **settings)).train()
+    trainer = AgentSFTTrainer(make_config("b", **settings), progress=_failing_after(3))
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert last_checkpoint(trainer.run_folder) is None
+    assert trainer.train(resume=True).losses == straight.losses
+
+
+def _failing_after(step):
+    def tell(label, done, total, detail=""):
+        tell.calls += label == "train"
+        if label == "train" and tell.calls == step + 1:
+            raise ZeroDivisionError
+
+    tell.calls = 0
+    return tell
+
+
+def test_a_share_of_one_warms_up_to_the_last_step(make_config):
+    folder = AgentSFTTrainer(make_config(warmup_ratio=1.0, max_steps=4)).train().output_dir
+    rates = [json.loads(line)["learning_rate"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([0.0, 0.0025, 0.005, 0.0075])
+
+
 def test_a_checkpoint_that_was_being_written_does_not_count(make_config):
     config = make_config(save_steps=2)
     AgentSFTTrainer(config).train()
@@ -284,6 +310,12 @@ def test_idle_settings_are_told(make_config, caplog):
     AgentSFTTrainer(make_config(lora_plus_lr_ratio=4.0, coreset_target_size=10))
     assert "lora_plus_lr_ratio: no effect while use_lora_plus is false" in caplog.text
     assert "coreset_target_size: no effect while use_coreset_selection is false" in caplog.text
+
+
+def test_packing_takes_rows_from_anywhere_and_counts_bins(make_config, caplog):
+    folder = AgentSFTTrainer(make_config(packing=True, row_order="grouped", max_steps=1)).train().output_dir
+    assert "row_order: no effect while packing is true" in caplog.text
+    assert "1 optimiser steps of 2 bins of 512 tokens" in (folder / "README.md").read_text()
 
 
 def test_targets_that_match_nothing_are_a_configuration_error(make_config):

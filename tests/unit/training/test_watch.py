@@ -156,3 +156,11 @@ def test_the_best_evaluation_is_noted_with_the_result(watched: Any) -> None:
     assert saved["best_eval_step"] == result.best_eval_step
     assert (result.output_dir / "learning_curve.png").stat().st_size > 10_000
     assert best_evaluation([{"step": 1, "loss": 1.0}, {"step": 1, "eval_loss": None}]) is None
+
+
+def test_windows_of_a_row_are_asked_for_once(watched: Any, held_out: Path) -> None:
+    turns = [turn for row in map(json.loads, held_out.read_text().splitlines()) for turn in row["messages"]]
+    held_out.write_text(json.dumps({"messages": turns, "tools": conversation("", "")["tools"]}) + "\n")
+    AgentSFTTrainer(watched(max_steps=2, max_seq_length=160, truncation="windows")).train()
+    data = json.loads((held_out.parent / "run" / "data.json").read_text())["eval"]
+    assert data["rows"] > 1 and lines_of(held_out.parent / "run")[-1]["eval_n"] == 10

@@ -21,7 +21,7 @@ from sage.libs.finetune.agent.registry import suggestion
 
 
 def option(default: Any = MISSING, help: str = "", **checks: Any) -> Any:
-    """A config field. `checks`: `low`, `high` (inclusive), `above` (exclusive), `aliases` (names accepted as well)."""
+    """A config field. `checks`: `low`, `high` (inclusive), `above`, `below` (exclusive), `aliases` (other names)."""
     return field(default=default, metadata={"help": help, **checks})
 
 
@@ -154,7 +154,7 @@ class AgentSFTConfig(Config):
     warmup_ratio: float = option(0.03, "share of the steps that warm up", low=0.0, high=1.0)
     weight_decay: float = option(0.0, "AdamW weight decay", low=0.0)
     adam_beta2: float = option(
-        0.999, "AdamW's memory of squared gradients; 0.98 suits runs of few steps", above=0.0, high=1.0
+        0.999, "AdamW's memory of squared gradients; 0.98 suits runs of few steps", above=0.0, below=1.0
     )
     max_grad_norm: float = option(1.0, "gradient clipping", above=0.0)
     tool_format: Literal["auto", "compact", "json"] = option(
@@ -199,6 +199,7 @@ class AgentSFTConfig(Config):
             if getattr(self, name) and not self.use_lora
         ]
         if self.init_lora_weights == "pissa":
+            faults += [] if self.use_lora else ["'init_lora_weights' needs use_lora: true"]
             faults += [
                 f"'init_lora_weights': pissa cannot be combined with {name}; give one of them"
                 for name in ("use_dora", "load_in_4bit", "load_in_8bit")
@@ -228,7 +229,7 @@ def _checked(spec: Field[Any], value: Any, hint: Any) -> Any:
         expected = " or ".join(_name(choice) for choice in sorted(choices, key=lambda c: c is types.NoneType))
         raise ConfigError(f"'{spec.name}': expected {expected}, found {_shown(value)}")
     number = converted if isinstance(converted, int | float) and not isinstance(converted, bool) else None
-    low, high, above = (spec.metadata.get(bound) for bound in ("low", "high", "above"))
+    low, high, above, below = (spec.metadata.get(bound) for bound in ("low", "high", "above", "below"))
     if number is None:
         return converted
     if isinstance(number, int):
@@ -240,6 +241,8 @@ def _checked(spec: Field[Any], value: Any, hint: Any) -> Any:
         raise ConfigError(f"'{spec.name}': must be at most {high}, not {_shown(number)}")
     if above is not None and number <= above:
         raise ConfigError(f"'{spec.name}': must be above {above:g}, not {number}")
+    if below is not None and number >= below:
+        raise ConfigError(f"'{spec.name}': must be below {below:g}, not {number}")
     return converted
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sage.libs.finetune.agent.cli.commands.chat import ChatConfig
 
 COMMANDS = "/reset, /save FILE.jsonl, /quit"
+_SAVE = "give a file of rows: /save FILE.jsonl"
 _CALL_BEGINS = re.compile(r"<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|\{|\[\s*\{")
 _MAY_BEGIN = re.compile(r"(<[^<>]{0,15}|\[[A-Z_\s]{0,12})\Z")
 
@@ -124,18 +126,18 @@ class ChatLoop:
 
     def _save(self, name: str) -> None:
         row = saved_row(self.conversation, self._config.model)
-        if not name or row is None:
-            self._show("give a file: /save FILE.jsonl" if not name else "nothing to save: no whole reply yet", "yellow")
+        if row is None or not name.endswith(".jsonl"):
+            self._show("nothing to save: no whole reply yet" if row is None else _SAVE, "yellow")
             return
-        path, line = Path(name).expanduser(), json.dumps(row, ensure_ascii=False)
+        path, line = Path(os.path.expanduser(name)), json.dumps(row, ensure_ascii=False)
         try:
             lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
             lines = [old for old in lines if old]
             if self._saved.get(path) in lines:  # it has gone on since: the row is replaced
                 lines.remove(self._saved[path])
             jsonl.write_text(path, "\n".join([*lines, line, ""]))
-        except OSError as error:
-            self._show(f"{path}: {error.strerror}", "yellow")
+        except (OSError, UnicodeDecodeError, DataError) as error:  # a conversation must survive a slip of the pen
+            self._show(str(error) if isinstance(error, DataError) else f"{path}: cannot be read ({error})", "yellow")
         else:
             self._saved[path] = line
             self._show(f"saved as row {len(lines) + 1} of {path}", "dim")

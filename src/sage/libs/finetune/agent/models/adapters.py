@@ -146,6 +146,10 @@ def _start_pissa(model: Any, start: Path) -> None:
 
     if len(_linear_layers(model)) != sum(isinstance(module, LoraLayer) for module in model.modules()):
         raise ConfigError("'init_lora_weights': pissa decomposes linear layers; 'lora_target_modules' names others too")
+    [found] = model.peft_config.values()
+    most = min(min(layer.base_layer.weight.shape) for layer in _linear_layers(model))
+    if found.r > most:
+        raise ConfigError(f"'lora_r': pissa finds at most {most} singular vectors in a layer here, not {found.r}")
     if not start.exists():
         _write_principal(model, start)
     # Read back even what was just written: of several processes one has written it, and all go on from the same.
@@ -154,7 +158,6 @@ def _start_pissa(model: Any, start: Path) -> None:
         [name] = layer.active_adapters
         base, a, b = layer.base_layer.weight, layer.lora_A[name].weight, layer.lora_B[name].weight
         base.copy_(base.float() - layer.scaling[name] * b @ a)
-    [found] = model.peft_config.values()
     found.init_lora_weights = "pissa"
 
 
@@ -190,10 +193,13 @@ def require_same_adapter(model: Any, config: AgentSFTConfig) -> None:
         ConfigError: naming the setting.
     """
     [found] = model.peft_config.values()
+    if found.peft_type != "LORA":
+        raise ConfigError(f"'base_model': adapters of the kind {found.peft_type.value} are not trained; give a LoRA")
     has = {
         "use_lora": True,
         "lora_r": found.r,
         "lora_alpha": found.lora_alpha,
+        "lora_dropout": found.lora_dropout,
         "use_dora": found.use_dora,
         "use_rslora": found.use_rslora,
         "init_lora_weights": "default",

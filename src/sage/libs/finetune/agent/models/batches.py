@@ -97,6 +97,7 @@ def _dropout_in_attention(model: Any) -> str:
 
 def _dropout_in_adapters(model: Any) -> str:
     for adapter in getattr(model, "peft_config", {}).values():
-        if adapter.lora_dropout:
-            return f"lora_dropout is {adapter.lora_dropout}"
+        share = getattr(adapter, "lora_dropout", 0.0)  # adapters of other kinds have none
+        if share:
+            return f"lora_dropout is {share}"
     return ""

@@ -119,16 +119,24 @@ def load_tokenizer(name: str, *, tool_format: str = "auto") -> tuple[PreTrainedT
 
 
 def empty_model(name: str) -> Any:
-    """The base model on the meta device: its layers and shapes, without weights and without their memory.
+    """The model on the meta device: its layers and shapes, without weights and without their memory.
 
     Args:
-        name: As for `load_model`; the base of a saved adapter comes without the adapter.
+        name: As for `load_model`; a saved adapter stands around its base.
 
     Raises:
         ModelError: when there is no configuration, or none of a causal language model.
     """
     with _loading(f"the configuration of model {name}"):
-        return _empty(_places(name)[1])
+        location, base = _places(name)
+        model = _empty(base)
+        if (Path(location) / "adapter_config.json").exists():
+            from peft import PeftConfig, get_peft_model
+
+            settings = PeftConfig.from_pretrained(location)
+            settings.inference_mode = False
+            model = get_peft_model(model, settings)
+        return model
 
 
 def _empty(base: str) -> Any:

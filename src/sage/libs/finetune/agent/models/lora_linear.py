@@ -41,8 +41,10 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 _DTYPES = (torch.float32, torch.bfloat16)
-_NORM_ROWS = 2048
-"""Rows of W lifted to float32 at once for the norms: bounds the memory, and a processor's cache likes it."""
+_NORM_ROWS = {"cpu": 512}
+"""Rows of W lifted to float32 at once for the norms: bounds the memory, and on CPUs they stay in the cache (a third of
+the time for SmolLM2's layers)."""
+_NORM_ROWS_ELSEWHERE = 4096
 
 
 @dataclass(frozen=True)
@@ -263,12 +265,17 @@ class RowNorms:
 
 def row_squares(weight: Tensor) -> Tensor:
     """rowsum(W^2) of a weight (out, in), summed in float64, as float32 of shape (out,)."""
-    return torch.cat([rows.double().square_().sum(1).float() for rows in torch.split(weight.detach(), _NORM_ROWS)])
+    return torch.cat([rows.double().square_().sum(1).float() for rows in _row_blocks(weight)])
+
+
+def _row_blocks(weight: Tensor) -> tuple[Tensor, ...]:
+    rows = _NORM_ROWS.get(weight.device.type, _NORM_ROWS_ELSEWHERE)
+    return torch.split(weight.detach(), rows)
 
 
 def _row_norms(squares: Tensor, weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
     a, b = a.detach().float(), b.detach().float()
-    crossed = torch.cat([rows.float() @ a.T for rows in torch.split(weight.detach(), _NORM_ROWS)])
+    crossed = torch.cat([rows.float() @ a.T for rows in _row_blocks(weight)])
     crossed.mul_(2 * scaling).addmm_(b, a @ a.T, alpha=scaling**2)
     length = torch.linalg.vecdot(crossed, b).add_(squares)
     # Where W and s B A cancel, rounding is all that is left of the sum; it must not become a huge g.

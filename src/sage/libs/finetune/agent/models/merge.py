@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
+from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.errors import AgentFinetuneError, ModelError
 from sage.libs.finetune.agent.models.load import LoadedModel, load_model
 from sage.libs.finetune.agent.tokenization.render import render_prompt
@@ -92,8 +93,8 @@ def write_merged(name: str, folder: Path, dtype: str = "auto") -> Merged:
         _require(_largest(_logits(model, prompt), truth), _EXACT * _scale(truth), "the merge in float32 changes logits")
     target = _stored_dtype(loaded.location) if dtype == "auto" else getattr(torch, dtype)
     _cast(model, target)
-    model.generation_config.eos_token_id = stop_ids(tokenizer, model.generation_config)
     model.save_pretrained(folder)
+    _add_stop_ids(folder / "generation_config.json", stop_ids(tokenizer, model.generation_config))
     tokenizer.save_pretrained(folder)
     _cast(model, torch.float32)
     rounded = _logits(model, prompt)
@@ -135,6 +136,11 @@ def _without_adapter(model: Any, name: str) -> Any:
         return model.merge_and_unload(safe_merge=True)
     except ValueError as error:  # PEFT on weights that are no numbers
         raise ModelError(f"the adapter of {name} cannot be merged: {error}") from error
+
+
+def _add_stop_ids(file: Path, ids: list[int]) -> None:
+    """In the file: transformers saves a faulty generation config (many are published) only if nobody touched it."""
+    jsonl.write_json(file, {**jsonl.read_json(file), "eos_token_id": ids})
 
 
 def _stored_dtype(location: str) -> torch.dtype:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def draw_curve(folder: str | Path) -> Path:
     picture = folder / CURVE
     beside = picture.with_name(f".{CURVE}.{secrets.token_hex(4)}.tmp")
     try:
-        with beside.open("xb") as file:
+        with beside.open("xb") as file, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks
             figure.savefig(file, format="png", dpi=_DPI)
             file.flush()
             os.fsync(file.fileno())
@@ -151,7 +153,7 @@ def _figure(lines: Sequence[dict[str, Any]], title: str) -> Any:
     rates.set_xlim(0, max(steps) * 1.01)
     handles = [*losses.get_legend_handles_labels()[0], *right]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    losses.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=24)
+    losses.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=24, parse_math=False)  # "$" is a name's
     losses.annotate(
         _facts(lines, smoothed), (0, 1), (0, 10), "axes fraction", "offset points", fontsize=9, color=_FAINT
     )

@@ -83,7 +83,9 @@ def _serve(folder: Path, config: AgentSFTConfig, loaded: LoadedModel) -> list[st
         lines = [f"{why}: merge it first.", "", *export_line(folder, "--merge"), ""]
         lines += serve_model(str(folder / "merged"), tokenizer, tool_format, model_type)
     else:
-        lines = serve_adapter(folder / "adapter", loaded.location, template, tokenizer, tool_format, model_type)
+        base = Path(loaded.location)
+        location = str(base.resolve()) if base.is_dir() else loaded.location  # as the other paths of the line
+        lines = serve_adapter(folder / "adapter", location, template, tokenizer, tool_format, model_type)
         lines += ["", "As one model without adapter, for every other server (its README has the lines):", ""]
         lines += export_line(folder, "--merge")
     return [*lines, "", "For llama.cpp and what builds on it:", "", *export_line(folder, "--gguf")]

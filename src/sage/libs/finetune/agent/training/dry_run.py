@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sage.libs.finetune.agent.config import AgentSFTConfig
-from sage.libs.finetune.agent.models.adapters import add_adapter
+from sage.libs.finetune.agent.models.adapters import add_adapter, require_same_adapter
 from sage.libs.finetune.agent.models.batches import BatchForm
 from sage.libs.finetune.agent.models.load import empty_model, load_tokenizer, pick_device, pick_dtype
 from sage.libs.finetune.agent.models.lora_linear import replace_forwards
@@ -27,6 +27,7 @@ from sage.libs.finetune.agent.preflight.faults import allowed_kinds
 from sage.libs.finetune.agent.progress import Progress, silent
 from sage.libs.finetune.agent.training.available import available_memory
 from sage.libs.finetune.agent.training.batching import EpochBatches
+from sage.libs.finetune.agent.training.callbacks import require_tracker
 from sage.libs.finetune.agent.training.data import TokenRows, token_rows, trained_tokens
 from sage.libs.finetune.agent.training.duration import EFFICIENCY, product_rate, step_flops
 from sage.libs.finetune.agent.training.estimate import (
@@ -146,8 +147,8 @@ def plan_training(config: AgentSFTConfig, resume: bool = False, progress: Progre
         progress: Told while rows are checked.
 
     Raises:
-        ConfigError: for what training would refuse: the run folder, quantisation without CUDA, adapters that fit
-            nothing.
+        ConfigError: for what training would refuse: the run folder, a tracker that is not installed, quantisation
+            without CUDA, adapters that fit nothing, other settings than those of an adapter given as base model.
         DataError: for rows with a fault that `allow` does not name, as in training.
         ModelError: when tokenizer or configuration cannot be read.
 
@@ -157,6 +158,7 @@ def plan_training(config: AgentSFTConfig, resume: bool = False, progress: Progre
         (45, 1837453312)
     """
     config = replace(config, output_dir=claim_folder(config, resume))
+    require_tracker(config.report_to)
     require_quantization(quantization_of(config.load_in_4bit, config.load_in_8bit))
     tokenizer, _ = load_tokenizer(config.base_model, tool_format=config.tool_format)
     allowed = allowed_kinds(config.allow)
@@ -168,9 +170,11 @@ def plan_training(config: AgentSFTConfig, resume: bool = False, progress: Progre
     held_out = read(config.eval_data) if config.eval_data else None
     dtype = pick_dtype(config.dtype) if config.use_lora else torch.float32
     model = empty_model(config.base_model).to(dtype)
-    if config.use_lora:  # other beginnings of an adapter need weights, and have the same shapes
+    if hasattr(model, "peft_config"):
+        require_same_adapter(model, config)
+    elif config.use_lora:  # other beginnings of an adapter need weights, and have the same shapes
         model = add_adapter(model, replace(config, init_lora_weights="default"))
-        replace_forwards(model)
+    replace_forwards(model)
     shape, device = ModelShape.of(model), pick_device()
     form = BatchForm(model, tokenizer.pad_token_id or 0, config.share_prefixes)
     batches = epoch_batches(data.rows, config, form.packed)

@@ -111,6 +111,7 @@ def largest_batch(rows: Sequence[Mapping[str, Any]], batches: Iterable[Sequence[
         form: How rows become batches.
     """
     chosen = [[rows[number] for number in batch] for batch in batches if batch]
+    chosen = chosen or [[rows[0]]]  # fewer batches than processes, and this one has none of them
 
     def most(batch: Sequence[Mapping[str, Any]]) -> int:
         lengths = [len(row["input_ids"]) for row in batch]
@@ -171,13 +172,14 @@ class ModelShape:
         config = base.config.get_text_config()
         adapted = [module for module in base.modules() if isinstance(module, LoraLayer)]
         own = [parameter for name, parameter in base.named_parameters() if "lora_" not in name]
-        head = base.get_output_embeddings()
-        heads = config.num_attention_heads
+        head, linears = base.get_output_embeddings(), _own_linears(base)
+        packed = sum(_weights(linear) - linear.weight.numel() for linear in linears)
+        heads = getattr(config, "num_attention_heads", None) or 1  # state-space models have none
         head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(
-            parameters=sum(parameter.numel() for parameter in own),
+            parameters=sum(parameter.numel() for parameter in own) + packed,
             trained=sum(parameter.numel() for parameter in base.parameters() if parameter.requires_grad),
-            linear=sum(linear.weight.numel() for linear in _own_linears(base) if linear is not head),
+            linear=sum(_weights(linear) for linear in linears if linear is not head),
             adapted_inputs=sum(int(layer.in_features or 0) for layer in adapted),
             adapted_outputs=sum(int(layer.out_features or 0) for layer in adapted),
             rank=sum(int(rank or 0) for layer in adapted for rank in layer.r.values()),
@@ -196,6 +198,11 @@ class ModelShape:
 def _own_linears(base: nn.Module) -> list[nn.Linear]:
     """Without the adapters' factors."""
     return [module for name, module in base.named_modules() if isinstance(module, nn.Linear) and "lora_" not in name]
+
+
+def _weights(linear: nn.Linear) -> int:
+    """Weights of a layer; 4-bit ones are packed, two to an element."""
+    return linear.in_features * linear.out_features
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ def _written_aside(output: Path) -> Iterator[Path]:
     """
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ConfigError(f"output {output} exists and is not an empty folder; give another one")
+    output = output.resolve()  # `.` and a link cannot be renamed to
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as aside:
         draft = Path(aside) / "new"

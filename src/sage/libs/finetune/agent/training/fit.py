@@ -86,8 +86,9 @@ def fit(
         )  # fmt: skip
         trainer.places = data.places
         if held_out is not None and config.eval_steps:
+            asked = list({id(sample): sample for sample in held_out.samples}.values())  # windows share their row's
             trainer.watch = Watch(
-                loaded, held_out.rows, held_out.samples[: config.eval_rows], batch_size=config.eval_batch_size,
+                loaded, held_out.rows, asked[: config.eval_rows], batch_size=config.eval_batch_size,
                 max_new_tokens=config.max_new_tokens, progress=progress,
                 stopping=lambda: stop.asked and not trainer.sharded,
             )  # fmt: skip

@@ -185,7 +185,8 @@ def _memory_text(config: AgentSFTConfig, said: str, estimate: int | None) -> str
     if not config.use_lora:
         ways.append("use_lora true")
     known = f" ({', '.join(facts)})" if facts else ""
-    return f"out of memory{known}; start a new run with {', or '.join(ways)}"
+    evaluating = "; if it was evaluating, resume with a lower eval_batch_size" if config.eval_data else ""
+    return f"out of memory{known}; start a new run with {', or '.join(ways)}{evaluating}"
 
 
 def _gib(size: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -261,7 +262,7 @@ def training_arguments(config: AgentSFTConfig, learning_rate: float) -> Training
         max_steps=config.max_steps or -1,
         learning_rate=learning_rate,
         lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
+        warmup_steps=min(config.warmup_ratio, math.nextafter(1.0, 0.0)),  # below 1 it is a share, 1 would be one step
         max_grad_norm=config.max_grad_norm,
         logging_steps=1,
         logging_first_step=True,

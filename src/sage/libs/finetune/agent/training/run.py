@@ -19,7 +19,7 @@ import yaml
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent._version import __version__
 from sage.libs.finetune.agent.config import AgentSFTConfig, read_yaml
-from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.errors import ConfigError, DataError
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "jinja2")
 _MAY_DIFFER = ("output_dir", "eval_data", "eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit",
@@ -33,13 +33,17 @@ def claim_folder(config: AgentSFTConfig, resume: bool) -> Path:
     holds a run is never overwritten: it is resumed, or refused.
 
     Raises:
-        ConfigError: when the folder holds a run and `resume` is False, when there is nothing to resume, or when the
-            run there was made with other settings.
+        ConfigError: when the folder cannot be written to, holds a run and `resume` is False, when there is nothing to
+            resume, or when the run there was made with other settings.
     """
     folder = config.output_dir
     if folder == AgentSFTConfig.output_dir:
         folder = numbered_run(folder, "config.yaml", resume)
     settings = folder / "config.yaml"
+    try:
+        jsonl.check_output(settings)
+    except DataError as error:
+        raise ConfigError(f"'output_dir': {error}") from error
     if resume and not settings.exists():
         raise ConfigError(f"{folder} holds no run to resume (no config.yaml); start without resume")
     if not resume and settings.exists():

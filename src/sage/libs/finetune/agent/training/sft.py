@@ -114,6 +114,8 @@ class AgentSFTTrainer:
         require_tracker(self.config.report_to)
         folder = processes.first_decides(lambda: claim_folder(self.config, resume))
         config = replace(self.config, output_dir=folder)
+        if resume and self.run_folder is not None:
+            self._loaded = None  # an earlier call trained it; a run goes on from its checkpoint and nothing else
         loaded = self.loaded
         if hasattr(loaded.model, "peft_config"):
             require_same_adapter(loaded.model, config)
@@ -127,9 +129,9 @@ class AgentSFTTrainer:
         self.run_folder = folder
         with told_of_disk(folder), told_of_memory(config), self._telling() as progress:
             fitted = fit(loaded, config, train_rows, eval_rows, checkpoint, progress)
-        eval_loss = fitted.eval_loss
-        if eval_rows and eval_loss is None and not fitted.interrupted:
-            eval_loss = self._loss(eval_rows.rows)
+            eval_loss = fitted.eval_loss
+            if eval_rows and eval_loss is None and not fitted.interrupted:
+                eval_loss = self._loss(eval_rows.rows)
         tail = fitted.losses[-max(1, len(fitted.losses) // 10) :]
         seen, trained, computed = fitted.tokens
         best_step, best_loss = fitted.best_evaluation or (None, None)
@@ -259,7 +261,8 @@ class AgentSFTTrainer:
         facts = [
             f"{manifest['rows']} rows, {manifest['tokens']} tokens, {manifest['tokens_trained']} of them trained on",
             f"{result.steps} optimiser steps of "
-            f"{config.batch_size * config.gradient_accumulation_steps * processes.count()} rows, "
+            f"{config.batch_size * config.gradient_accumulation_steps * processes.count()} "
+            f"{f'bins of {config.max_seq_length} tokens' if config.packing else 'rows'}, "
             f"final training loss {result.final_loss:.3f}",
             f"chat template: {self.loaded.template.source}, tools {self.loaded.template.tool_format}",
         ]
@@ -274,6 +277,8 @@ class AgentSFTTrainer:
 
 def _warn_of_settings_without_effect(config: AgentSFTConfig) -> None:
     """A setting that nothing reads is a hope that nothing meets."""
+    if config.packing and config.row_order == "grouped":
+        logger.warning("row_order: no effect while packing is true")
     switches = {
         "use_lora": ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
         "use_lora_plus": ("lora_plus_lr_ratio",),

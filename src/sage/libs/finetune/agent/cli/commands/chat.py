@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,8 +48,13 @@ def run(config: ChatConfig, progress: Progress) -> Report:
         AgentFinetuneError: when the model cannot be loaded, or tools or environment not be used.
     """
     from sage.libs.finetune.agent.cli.logs import quiet_transformers
+    from sage.libs.finetune.agent.environments.known import environment_named
 
     tools = _read_tools(config.tools) if config.tools else []
+    if config.env is not None:
+        environment_named(config.env)  # a wrong name is told before the model is loaded
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a byte that is no UTF-8 ends no sitting
     quiet_transformers()
     with redirect_stdout(sys.stderr):
         from sage.libs.finetune.agent.cli.chat_loop import ChatLoop

@@ -48,11 +48,10 @@ def _report(config: TrainConfig, result: TrainingResult) -> Report:
     from sage.libs.finetune.agent.reporting.progress import clock_time
     from sage.libs.finetune.agent.reporting.tables import facts_table
 
-    rate = result.tokens_seen / result.seconds
     facts = {"steps": str(result.steps), "loss": f"{result.final_loss:.4f}"}
     if result.eval_loss is not None:
         facts["eval loss"] = f"{result.eval_loss:.4f}"
-    facts["tokens"] = f"{result.tokens_seen:,} ({result.tokens_trained:,} with loss; {rate:,.0f}/s)"
+    facts["tokens"] = f"{result.tokens_seen:,} ({result.tokens_trained:,} with loss{_rate(result)})"
     facts["time"] = clock_time(result.seconds)
     facts["run folder"] = str(result.output_dir)
     data = {
@@ -75,6 +74,14 @@ def _report(config: TrainConfig, result: TrainingResult) -> Report:
     else:
         report.notes.append(f"next: sage-finetune evaluate {result.output_dir} {config.eval_data or 'DATA.jsonl'}")
     return report
+
+
+def _rate(result: TrainingResult) -> str:
+    """Tokens a second of the whole run, as its metrics count them: the result's seconds are of this call alone."""
+    from sage.libs.finetune.agent.reporting.curves import read_metrics
+
+    steps = [line for line in read_metrics(result.output_dir / "metrics.jsonl") if "tokens" in line]
+    return f"; {steps[-1]['tokens'] / max(steps[-1]['seconds'], 1e-3):,.0f}/s" if steps else ""
 
 
 def _plan_report(plan: TrainingPlan) -> Report:
