@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import peers
+import torch
 from common import WARM_UP_STEPS, Job, report
 from sft_rows import Row, desk_rows, facts, fireact_rows
 
@@ -64,7 +65,8 @@ def main() -> None:
         job = _job(options, model, rows, folder)
         runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
         for repeat in range(options.repeats):
-            for arm in options.arms:
+            turn = repeat % len(options.arms)
+            for arm in options.arms[turn:] + options.arms[:turn]:  # none always comes after the same
                 runs[arm].append(_run(Job(**{**vars(job), "arm": arm, "folder": folder / f"{arm}-{repeat}"})))
         data = {"kind": options.data, **facts(rows, options.batch_size)}
         if options.data == "shared-prefix":
@@ -76,6 +78,7 @@ def main() -> None:
             "batch_size": options.batch_size,
             "row_order": options.row_order,
             "steps": options.steps,
+            "repeats": options.repeats,
             "warm_up_steps": WARM_UP_STEPS,
             "peer": f"trl {version('trl')}",
             "peer_settings": {arm: peers.settings(arm, job) for arm in options.arms if arm in peers.ARMS},
@@ -186,7 +189,11 @@ def _ratios(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]
     return {
         arm: {
             "speed": round(ours["tokens_per_s"]["median"] / peer["tokens_per_s"]["median"], 2),
-            "peak_memory": round(ours["peak_gb"] / peer["peak_gb"], 2),
+            **{
+                name: round(ours[measured] / peer[measured], 2)
+                for name, measured in (("peak_memory", "peak_gb"), ("peak_memory_above_start", "peak_above_start_gb"))
+                if measured in ours
+            },
         }
         for arm, peer in found.items()
     }
@@ -226,6 +233,10 @@ def _name(options: argparse.Namespace) -> str:
         parts.append(options.row_order)
     if options.dtype != "bf16":
         parts.append(options.dtype)
+    if tuple(options.arms) != ARMS:
+        parts += options.arms
+    if torch.cuda.is_available():
+        parts.append("cuda")
     return "_".join(parts)
 
 
