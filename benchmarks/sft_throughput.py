@@ -260,8 +260,9 @@ def _options() -> argparse.Namespace:
         parser.error("--data fireact needs --fireact FILE (github.com/anchen1011/FireAct, data/finetune)")
     if unknown := set(options.arms) - {*peers.ARMS, "ours"}:
         parser.error(f"unknown arm {', '.join(sorted(unknown))}; there are {', '.join(peers.ARMS)}, ours")
-    if options.steps <= WARM_UP_STEPS:
-        parser.error(f"--steps must be more than the {WARM_UP_STEPS} of the warm-up")
+    for name, steps in (("--steps", options.steps), ("--loss-steps", options.loss_steps or WARM_UP_STEPS + 1)):
+        if steps <= WARM_UP_STEPS:
+            parser.error(f"{name} must be more than the {WARM_UP_STEPS} of the warm-up")
     return options
 
 

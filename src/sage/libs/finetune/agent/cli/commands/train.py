@@ -52,6 +52,9 @@ def _report(config: TrainConfig, result: TrainingResult) -> Report:
     if result.eval_loss is not None:
         facts["eval loss"] = f"{result.eval_loss:.4f}"
     facts["tokens"] = f"{result.tokens_seen:,} ({result.tokens_trained:,} with loss{_rate(result)})"
+    if result.batches:
+        computed = f"{result.tokens_computed / result.tokens_seen:.0%} of these tokens computed"
+        facts["batches"] = f"{result.batches}; {computed}"
     facts["time"] = clock_time(result.seconds)
     facts["run folder"] = str(result.output_dir)
     data = {
@@ -60,6 +63,8 @@ def _report(config: TrainConfig, result: TrainingResult) -> Report:
         "eval_loss": finite(result.eval_loss),
         "tokens_seen": result.tokens_seen,
         "tokens_trained": result.tokens_trained,
+        "tokens_computed": result.tokens_computed,
+        "batches": result.batches,
         "seconds": result.seconds,
         "output_dir": str(result.output_dir),
         "interrupted": result.interrupted,
