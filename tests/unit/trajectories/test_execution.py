@@ -170,24 +170,24 @@ def test_an_agent_that_leaves_the_program_ends_its_episode_only() -> None:
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_an_episode_that_takes_too_long_is_recorded_with_its_steps(concurrency: int) -> None:
     work = tasks(1, 3, 1)
-    work[1] |= {"pause": 5.0}
+    work[1] |= {"pause": 30.0}
     for agent in (count_up, count_up_later):
         began = time.monotonic()
-        first, late, last = collected(agent, work, concurrency=concurrency, episode_timeout=0.25)
-        assert time.monotonic() - began < 2
+        first, late, last = collected(agent, work, concurrency=concurrency, episode_timeout=1)
+        assert time.monotonic() - began < 20
         assert first.success and last.success and not late.success
-        assert late.error == "timeout: it took longer than 0.25 s (agent, step 2)"
+        assert late.error == "timeout: it took longer than 1 s (agent, step 2)"
         assert [step.observation for step in late.steps] == ["1"] and late.metadata["ended"] == "error"
 
 
 def test_in_lockstep_time_is_up_between_two_steps() -> None:
     class Batches:
         def act_batch(self, batch: list[Task], histories: Any) -> Any:
-            time.sleep(0.06)
+            time.sleep(0.3)
             return [count_up(task, history) for task, history in zip(batch, histories, strict=True)]
 
-    late, done = collected(Batches(), tasks(9, 0), episode_timeout=0.1)
-    assert done.success and late.error is not None and late.error.startswith("timeout: it took longer than 0.1 s")
+    late, done = collected(Batches(), tasks(9, 0), episode_timeout=0.5)
+    assert done.success and late.error is not None and late.error.startswith("timeout: it took longer than 0.5 s")
     assert 1 <= len(late.steps) <= 2
 
 
@@ -229,11 +229,11 @@ def test_an_environment_that_cannot_be_closed_is_told_of(caplog: pytest.LogCaptu
 def test_an_episode_that_ended_in_time_stands_however_long_its_environment_takes_to_close() -> None:
     class Slow(Counter):
         def close(self) -> None:
-            time.sleep(1.0)
+            time.sleep(3.0)
 
     began = time.monotonic()
-    [trajectory] = collected(count_up, tasks(1), Slow, episode_timeout=0.2)
-    assert trajectory.success and trajectory.error is None and time.monotonic() - began < 0.9
+    [trajectory] = collected(count_up, tasks(1), Slow, episode_timeout=0.5)
+    assert trajectory.success and trajectory.error is None and time.monotonic() - began < 2.5
 
 
 class Remembers:

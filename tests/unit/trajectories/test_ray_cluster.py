@@ -101,9 +101,9 @@ def test_a_time_limit_holds_on_the_worker() -> None:
             return super().act(task, history)
 
     began = time.monotonic()
-    [late] = collected(Sleeps(), TASKS[:1], executor="ray", episode_timeout=0.2)
-    assert late.error == "timeout: it took longer than 0.2 s (agent, step 2)" and len(late.steps) == 1
-    assert time.monotonic() - began < 10
+    [late] = collected(Sleeps(), TASKS[:1], executor="ray", episode_timeout=1)
+    assert late.error == "timeout: it took longer than 1 s (agent, step 2)" and len(late.steps) == 1
+    assert time.monotonic() - began < 25
 
 
 @pytest.mark.usefixtures("cluster")
