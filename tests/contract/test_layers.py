@@ -26,7 +26,16 @@ import sage.libs.finetune.agent as agent
 LAYERS = {
     "vocabulary": ("errors", "types", "registry", "config", "answers", "chatml", "jsonl", "progress"),
     "services": ("schemas", "tokenization", "models"),
-    "stages": ("sources", "preflight", "environments", "trajectories", "conversion", "evaluation"),
+    "stages": (
+        "sources",
+        "preflight",
+        "environments",
+        "trajectories",
+        "conversion",
+        "selection",
+        "continual",
+        "evaluation",
+    ),
     "composition": ("training", "pipeline", "exchange", "validation", "quickstart", "reporting", "cli"),
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}

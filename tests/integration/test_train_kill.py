@@ -1,7 +1,8 @@
 """kill -9 at random steps of a training run: resumed to its end, it gives byte for byte the adapter of an unkilled one.
 
 The unkilled run is the command itself in a process of its own. The killed ones are forked from one that has imported
-what training needs, which takes longer than the runs. The two have different hash seeds.
+what training needs, which takes longer than the runs. The two have different hash seeds. With a replay buffer the
+buffer is the same in the end as well.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def drafts(run: Path) -> list[Path]:
 
 
 def stop_in_a_draft(process: int, run: Path, before: set[Path], delay: float) -> None:
-    """Stop the process while it writes a checkpoint, `delay` seconds into it, or at once in the next if that was late."""
+    """Stop the process while it writes a checkpoint, `delay` seconds into it; if that was late, at once in the next."""
     while True:
         wait_for(lambda: not before.issuperset(drafts(run)))
         time.sleep(delay)
@@ -177,3 +178,19 @@ def test_ten_kills(tmp_path: Path, command: Callable[[str], list[str]]) -> None:
     seen = compare_with_unkilled(tmp_path, command, kills=10, seed=1)
     print(seen)
     assert seen["killed"] == 10 and seen["while writing a checkpoint"] >= 5
+
+
+def test_three_kills_with_a_replay_buffer(tmp_path: Path, command: Callable[[str], list[str]]) -> None:
+    """In the first epoch, which lasts 20 steps here: while the buffer fills and rows lose their places again."""
+    lines = [json.dumps(conversation(f"word{number}", str(number))) + "\n" for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    options = ["--use-online-continual", "--continual-buffer-size", "12", "--continual-strategy", "surprise"]
+    seen = compare_with_unkilled(tmp_path, lambda run: [*command(run), *options], kills=3, seed=2)
+    assert seen["killed"] == 3 and seen["while writing a checkpoint"] >= 1
+    buffers = [
+        {path.name: path.read_bytes() for path in (tmp_path / run / "replay_buffer").iterdir()}
+        for run in ("killed", "alone")
+    ]
+    assert buffers[0] == buffers[1] and len(buffers[0]) == 2
+    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("killed", "alone")]
+    assert results[0]["rows_replayed"] == results[1]["rows_replayed"] > 8

@@ -23,6 +23,7 @@ from tests.unit.training.conftest import conversation
 
 from sage.libs.finetune.agent.cli.launch import split
 from sage.libs.finetune.agent.cli.main import main
+from sage.libs.finetune.agent.continual.learner import OnlineContinualLearner
 from sage.libs.finetune.agent.errors import DataError
 from sage.libs.finetune.agent.training.checkpoints import newest_checkpoint
 
@@ -96,6 +97,28 @@ def test_two_processes_are_one_with_the_same_rows_a_step(folder: Path, two: Path
     assert one.keys() == other.keys()
     for name in one:
         torch.testing.assert_close(other[name], one[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["reservoir", pytest.param("surprise", marks=pytest.mark.slow)])
+def test_two_processes_replay_the_rows_that_one_does(folder: Path, strategy: str) -> None:
+    one, two = (folder / f"{strategy}-{count}" for count in ("one", "two"))
+    settings = {
+        "max-steps": 9, "continual-strategy": strategy, "continual-replay-ratio": 0.75, "continual-buffer-size": 5,
+    }  # fmt: skip
+    ours = [*train(folder, 4, **settings, **{"output-dir": one}), "--use-online-continual"]
+    theirs = [*train(folder, 2, **settings, **{"output-dir": two}), "--use-online-continual"]
+    assert finished(start(folder, *SAGE, *theirs, *TWO))[::2] == (0, [])
+    assert main(ours) == 0
+    for line, same in zip(lines(one), lines(two), strict=True):
+        for name in ("loss", "tokens", "tokens_trained"):
+            assert line[name] == pytest.approx(same[name], rel=1e-5), (line["step"], name)
+    weights = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (one, two)]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[1][name], weights[0][name], atol=1e-4, rtol=1e-4)
+    results = [json.loads((run / "result.json").read_text()) for run in (one, two)]
+    assert results[0]["rows_replayed"] == results[1]["rows_replayed"] > 10
+    buffers = [OnlineContinualLearner.load(run / "replay_buffer") for run in (one, two)]
+    assert buffers[0].items == buffers[1].items and buffers[0].seen == buffers[1].seen == 9
 
 
 def test_the_run_folder_is_that_of_one_process(two: Path) -> None:

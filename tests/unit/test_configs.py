@@ -12,9 +12,11 @@ from accelerate.commands.launch import _validate_launch_command
 
 from sage.libs.finetune.agent import AgentSFTConfig
 from sage.libs.finetune.agent.cli.launch import _parsed
+from sage.libs.finetune.agent.training.stream_config import StreamConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-TRAINING = sorted(CONFIGS.glob("*.yaml"))
+STREAM = CONFIGS / "stream.yaml"
+TRAINING = sorted(set(CONFIGS.glob("*.yaml")) - {STREAM})
 ACCELERATE = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 
 
@@ -34,7 +36,13 @@ def test_a_training_config_says_what_its_name_says(path: Path) -> None:
     assert (config.use_dora, config.use_lora_plus) == (("dora" in path.stem,) * 2)
 
 
-@pytest.mark.parametrize("path", [*TRAINING, *ACCELERATE], ids=lambda path: path.stem)
+def test_the_stream_replays_and_gives_a_task_its_own_settings() -> None:
+    config = StreamConfig.from_yaml(STREAM)
+    assert [task.settings.max_steps for task in config.tasks] == [40, 60]
+    assert all(task.settings.use_online_continual for task in config.tasks)
+
+
+@pytest.mark.parametrize("path", [*TRAINING, STREAM, *ACCELERATE], ids=lambda path: path.stem)
 def test_the_commands_on_top_name_files_that_are_there(path: Path) -> None:
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     named = re.findall(r"configs/\S+\.yaml", "\n".join(comments))

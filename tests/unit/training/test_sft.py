@@ -139,6 +139,15 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(make_confi
         AgentSFTTrainer(make_config("nowhere")).train(resume=True)
 
 
+def test_a_run_of_a_version_with_fewer_settings_is_resumed(make_config):
+    folder = AgentSFTTrainer(make_config(max_steps=1)).train().output_dir
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    (folder / "config.yaml").write_text("".join(line for line in lines if not line.startswith("continual_strategy")))
+    with pytest.raises(ConfigError, match="continual_strategy was 'reservoir' and is 'ring'"):
+        AgentSFTTrainer(make_config(max_steps=1, continual_strategy="ring")).train(resume=True)
+    assert AgentSFTTrainer(make_config(max_steps=1)).train(resume=True).steps == 1
+
+
 def test_resume_refuses_other_rows(make_config, rows_file):
     AgentSFTTrainer(make_config(max_steps=1)).train()
     rows_file.write_text(json.dumps(conversation("door", "9")) + "\n")
@@ -201,13 +210,6 @@ def test_a_loss_that_is_no_number_stops_the_run(make_config):
         trainer.loaded.model.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="step 1: the loss is nan"):
         trainer.train()
-
-
-def test_settings_of_later_versions_are_refused_not_ignored(make_config):
-    with pytest.raises(ConfigError, match="use_coreset_selection"):
-        AgentSFTTrainer(make_config(use_coreset_selection=True))
-    with pytest.raises(ConfigError, match="use_online_continual"):
-        AgentSFTTrainer(make_config(use_online_continual=True))
 
 
 def test_bad_data_is_named_before_the_first_step(make_config, rows_file):

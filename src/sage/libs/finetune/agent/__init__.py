@@ -2,7 +2,7 @@
 
 vocabulary      errors  types  registry  config  answers  chatml  jsonl  progress        standard library only
 services        schemas/  tokenization/  models/
-stages          sources/  preflight/  environments/  trajectories/  conversion/  evaluation/     in the order data flows
+stages          sources/  preflight/  environments/  trajectories/  conversion/  selection/  continual/  evaluation/
 composition     exchange  validation  training/  pipeline  quickstart  reporting/  cli/
 
 A stage imports the vocabulary and the services, never another stage; composition chains them. The public names below
@@ -18,6 +18,7 @@ from sage.libs.finetune.agent._version import __version__
 
 if TYPE_CHECKING:
     from sage.libs.finetune.agent.config import AgentSFTConfig
+    from sage.libs.finetune.agent.continual.learner import OnlineContinualLearner
     from sage.libs.finetune.agent.conversion.converter import SFTConversionConfig, TrajectoryToSFTConverter
     from sage.libs.finetune.agent.conversion.preferences import preference_pairs
     from sage.libs.finetune.agent.environments.functions import FunctionEnvironment
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         TrajectoryError,
     )
     from sage.libs.finetune.agent.pipeline import collect_and_convert
+    from sage.libs.finetune.agent.selection.coreset import CoresetSelector
     from sage.libs.finetune.agent.training.sft import AgentSFTTrainer
     from sage.libs.finetune.agent.trajectories.agents import ModelAgent
     from sage.libs.finetune.agent.trajectories.collector import CollectorConfig, TrajectoryCollector
@@ -42,12 +44,14 @@ if TYPE_CHECKING:
         AgentTrajectory,
         EvalResult,
         StepResult,
+        TaskSample,
         TrainingResult,
         TrajectoryStep,
     )
 
 _HOMES = {
     "config": ("AgentSFTConfig",),
+    "continual.learner": ("OnlineContinualLearner",),
     "conversion.converter": ("SFTConversionConfig", "TrajectoryToSFTConverter"),
     "conversion.preferences": ("preference_pairs",),
     "environments.functions": ("FunctionEnvironment",),
@@ -62,13 +66,14 @@ _HOMES = {
         "TrajectoryError",
     ),
     "pipeline": ("collect_and_convert",),
+    "selection.coreset": ("CoresetSelector",),
     "training.sft": ("AgentSFTTrainer",),
     "trajectories.agents": ("ModelAgent",),
     "trajectories.collector": ("CollectorConfig", "TrajectoryCollector"),
     "trajectories.endpoint": ("EndpointAgent",),
     "trajectories.filter": ("TrajectoryFilter",),
     "trajectories.io": ("load_trajectories", "save_trajectories"),
-    "types": ("AgentTrajectory", "EvalResult", "StepResult", "TrainingResult", "TrajectoryStep"),
+    "types": ("AgentTrajectory", "EvalResult", "StepResult", "TaskSample", "TrainingResult", "TrajectoryStep"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -79,6 +84,7 @@ __all__ = [
     "AgentTrajectory",
     "CollectorConfig",
     "ConfigError",
+    "CoresetSelector",
     "DataError",
     "EndpointAgent",
     "EvalResult",
@@ -86,9 +92,11 @@ __all__ = [
     "GymnasiumEnvironment",
     "ModelAgent",
     "ModelError",
+    "OnlineContinualLearner",
     "SFTConversionConfig",
     "ScoringError",
     "StepResult",
+    "TaskSample",
     "TrainingError",
     "TrainingResult",
     "TrajectoryCollector",

@@ -106,6 +106,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
+CORESET_STRATEGIES = (
+    "hybrid", "loss_topk", "diversity", "random", "ifd", "ifd_diversity", "ccs", "facility_location", "kcenter",
+)  # fmt: skip
+"""The strategies of `selection.coreset` that need nothing but the rows and a model."""
+
+
 @dataclass
 class AgentSFTConfig(Config):
     """Settings of supervised fine-tuning; the reference's names, then ours.
@@ -142,11 +148,18 @@ class AgentSFTConfig(Config):
     use_lora_plus: bool = option(False, "LoRA+: a higher learning rate for B")
     lora_plus_lr_ratio: float = option(16.0, "LoRA+: learning rate of B over that of A", above=0.0)
     use_coreset_selection: bool = option(False, "select a coreset before training")
-    coreset_strategy: str = option("hybrid", "how to select it")
-    coreset_target_size: int | None = option(None, "rows to keep", low=1)
+    coreset_strategy: str = option("hybrid", f"how to select it: {', '.join(CORESET_STRATEGIES)}")
+    coreset_target_size: int | None = option(None, "rows to keep; 1000 by default", low=1)
     use_online_continual: bool = option(False, "mix batches with replayed rows")
     continual_buffer_size: int = option(2048, "rows the replay buffer holds", low=1)
     continual_replay_ratio: float = option(0.25, "replayed rows per new row", low=0.0)
+    coreset_scorer: str | None = option(None, "another model that computes the losses; the base model by default")
+    continual_strategy: Literal["reservoir", "balanced", "ring", "surprise"] = option(
+        "reservoir", "which rows the buffer keeps: a uniform sample, equal shares of tasks, the newest, the hardest"
+    )
+    continual_buffer_path: Path | None = option(
+        None, "replay_buffer folder that an earlier run left; this run goes on with it"
+    )
     max_steps: int | None = option(None, "stop after this many optimiser steps; the schedule ends there", low=1)
     lora_dropout: float = option(0.0, "dropout on the adapters' input", low=0.0, high=1.0)
     lora_target_modules: str = option("all-linear", "all-linear, or module names separated by commas")
@@ -209,6 +222,14 @@ class AgentSFTConfig(Config):
             faults.append("'load_in_4bit' and 'load_in_8bit' exclude each other; give one")
         if self.eval_steps is not None and self.eval_data is None:
             faults.append("'eval_steps' needs eval_data")
+        if self.coreset_strategy == "rds":
+            faults.append(
+                "'coreset_strategy': rds needs examples of what is wanted; choose the rows with `sage-finetune select "
+                "--strategy rds --wanted FILE` and train on what it writes"
+            )
+        elif self.coreset_strategy not in CORESET_STRATEGIES:
+            known = f"{suggestion(self.coreset_strategy, CORESET_STRATEGIES)}known: {', '.join(CORESET_STRATEGIES)}"
+            faults.append(f"'coreset_strategy': unknown strategy '{self.coreset_strategy}'; {known}")
         faults += [f"'{name}' is empty" for name in ("base_model", "train_data") if not getattr(self, name).strip()]
         return faults
 

@@ -239,6 +239,25 @@ def _checked(
 
 
 @dataclass
+class TaskSample:
+    """A training sample together with the task it belongs to.
+
+    Attributes:
+        task_type: Name of the task.
+        data: The sample itself: a chat row, or any other form of row.
+        source: Where it comes from, None when nobody said.
+
+    Example:
+        >>> TaskSample("planning", {"messages": [{"role": "user", "content": "Plan it."}]}).source is None
+        True
+    """
+
+    task_type: str
+    data: dict[str, Any]
+    source: str | None = None
+
+
+@dataclass
 class Interval:
     """A confidence interval of a share (95% unless said otherwise)."""
 
@@ -264,6 +283,9 @@ class TrainingResult:
         best_eval_loss: That loss.
         tokens_computed: Tokens that went through the model: a prefix that rows of a batch share once, padding as well.
         batches: How batches were computed, and why not faster where that is so.
+        rows_selected: Rows of the coreset that was trained on, None without one.
+        rows_replayed: Rows that steps took from the replay buffer, resumed steps included; None without a buffer.
+        tokens_replayed: Their tokens, which `tokens_seen` counts as well.
     """
 
     final_loss: float
@@ -279,6 +301,9 @@ class TrainingResult:
     best_eval_loss: float | None = None
     tokens_computed: int = 0
     batches: str = ""
+    rows_selected: int | None = None
+    rows_replayed: int | None = None
+    tokens_replayed: int | None = None
 
 
 @dataclass

@@ -31,6 +31,8 @@ from sage.libs.finetune.agent.cli.commands import (
     preferences,
     preview,
     quickstart,
+    select,
+    stream,
     train,
     validate,
 )
@@ -52,7 +54,9 @@ COMMANDS = (
     preferences.COMMAND,
     validate.COMMAND,
     preview.COMMAND,
+    select.COMMAND,
     train.COMMAND,
+    stream.COMMAND,
     evaluate.COMMAND,
     chat.COMMAND,
     export.COMMAND,

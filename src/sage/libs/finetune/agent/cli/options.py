@@ -3,7 +3,8 @@
 Every flag starts out as "not given", so that a value from the YAML file stands unless a flag was typed. Values pass
 through as text: the Config reads and checks them, wherever they came from, so there is one set of rules and messages.
 Field metadata that is read here, besides that of `option`: `positional` (an argument rather than a flag), `short` (a
-one-letter flag), `flag` (the flag's name, where it is not the field's: Python has no field called `from`).
+one-letter flag), `flag` (the flag's name, where it is not the field's: Python has no field called `from`), `file_only`
+(no flag: what a command line cannot hold, such as a list of tasks).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ def parameters(config: type[Config]) -> list[inspect.Parameter]:
     hints = typing.get_type_hints(config)
     found = []
     for spec in _fields(config):
+        if spec.metadata.get("file_only"):
+            continue
         choices = _choices(hints[spec.name])
         found.append(_parameter(spec.name, choices, _declared(spec, choices)))
         for alias in [name for name in spec.metadata.get("aliases", ()) if name != spec.metadata.get("flag")]:
@@ -60,7 +63,10 @@ def build_config(config: type[Config], file: Path | None, given: Mapping[str, An
         ConfigError: naming the file (or the flags that are missing), every faulty setting, and what was expected.
     """
     if file is None:
-        missing = [_shown(spec) for spec in _fields(config) if spec.default is MISSING and spec.name not in given]
+        required = [spec for spec in _fields(config) if spec.default is MISSING and spec.name not in given]
+        missing = [_shown(spec) for spec in required if not spec.metadata.get("file_only")]
+        if len(missing) < len(required):
+            raise ConfigError("some of its settings fit into no flag: give --config FILE (configs/ has an example)")
         if missing:
             raise ConfigError(f"{' and '.join(missing)} must be given, here or in a file (--config FILE)")
         return config.from_dict(given, where="command line")

@@ -79,7 +79,7 @@ def _nll_in_place_of_logits(head: Any, targets: Tensor) -> Iterator[None]:
     logits_of = head.forward
 
     def forward(hidden: Tensor) -> Tensor:
-        if type(head) is nn.Linear and not head.weight.requires_grad:
+        if type(head) is nn.Linear and not (torch.is_grad_enabled() and head.weight.requires_grad):
             return _FrozenHeadNLL.apply(hidden[0], head.weight, head.bias, targets)[None, :, None]  # type: ignore[no-untyped-call,no-any-return]
         return _checkpointed_nll(logits_of, hidden[0], targets)[None, :, None]
 

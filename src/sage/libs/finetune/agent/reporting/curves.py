@@ -2,16 +2,12 @@
 
 Above: the training loss of each step, thin, with its mean over neighbouring steps; the loss on held-out rows with its
 lowest point marked; the share of their turns that was right, on an axis of its own. Below: the learning rate. The loss
-axis is logarithmic where the loss falls to a tenth, and leaves out lone spikes. matplotlib is imported when a picture
-is drawn, and its Agg canvas is used directly, so that no window system and no setting of the caller's is touched.
+axis is logarithmic where the loss falls to a tenth, and leaves out lone spikes.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +15,12 @@ from typing import Any
 import yaml
 
 from sage.libs.finetune.agent.errors import DataError
+from sage.libs.finetune.agent.reporting.pictures import COLOURS, FAINT, clear_axes, new_figure, save_picture, set_title
 from sage.libs.finetune.agent.reporting.progress import clock_time
 
 CURVE = "learning_curve.png"
 
-_LOSS, _HELD_OUT, _RIGHT, _FAINT = "#1f5fa8", "#d9480f", "#2b8a3e", "#868e96"
-_SIZE, _DPI = (8.0, 5.0), 150
+_LOSS, _HELD_OUT, _RIGHT = COLOURS[:3]
 _LOG_FROM = 10.0
 """Ratio of the largest to the smallest smoothed loss from which on the axis is logarithmic."""
 
@@ -69,21 +65,7 @@ def draw_curve(folder: str | Path) -> Path:
     lines = read_metrics(folder / "metrics.jsonl")
     if not _points(lines, "loss")[0]:
         raise DataError(f"{folder / 'metrics.jsonl'}: there is no training step to draw; give the folder of a run")
-    figure = _figure(lines, _title(folder))
-    picture = folder / CURVE
-    beside = picture.with_name(f".{CURVE}.{secrets.token_hex(4)}.tmp")
-    try:
-        with beside.open("xb") as file, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks
-            figure.savefig(file, format="png", dpi=_DPI)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, picture)
-    except OSError as error:
-        raise DataError(f"{picture}: cannot be written ({error.strerror}); free some space or give rights") from error
-    finally:
-        beside.unlink(missing_ok=True)
-    return picture
+    return save_picture(_figure(lines, _title(folder)), folder / CURVE)
 
 
 def smooth(values: Sequence[float], width: int) -> list[float]:
@@ -132,11 +114,7 @@ def _facts(lines: Sequence[dict[str, Any]], smoothed: Sequence[float]) -> str:
 
 
 def _figure(lines: Sequence[dict[str, Any]], title: str) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8.0, 5.0)
     losses, rates = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [6, 1]})
     steps, loss = _points(lines, "loss")
     width = len(loss) // 30 | 1
@@ -149,14 +127,12 @@ def _figure(lines: Sequence[dict[str, Any]], title: str) -> Any:
     _fit_losses(losses, [*smoothed, *held_out[1]], loss)
     right = _draw_right(losses, *_points(lines, "eval_accuracy"))
     _draw_rates(rates, *_points(lines, "learning_rate"))
-    _clear(losses, rates)
+    for axes in (losses, rates):
+        clear_axes(axes)
     rates.set_xlim(0, max(steps) * 1.01)
     handles = [*losses.get_legend_handles_labels()[0], *right]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    losses.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=24, parse_math=False)  # "$" is a name's
-    losses.annotate(
-        _facts(lines, smoothed), (0, 1), (0, 10), "axes fraction", "offset points", fontsize=9, color=_FAINT
-    )
+    set_title(losses, title, _facts(lines, smoothed))
     return figure
 
 
@@ -214,8 +190,8 @@ def _draw_right(axes: Any, steps: Sequence[float], shares: Sequence[float]) -> l
 def _draw_rates(axes: Any, steps: Sequence[float], rates: Sequence[float]) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.plot(steps, rates, color=_FAINT, linewidth=1.2)
-    axes.fill_between(steps, rates, color=_FAINT, alpha=0.15, linewidth=0)
+    axes.plot(steps, rates, color=FAINT, linewidth=1.2)
+    axes.fill_between(steps, rates, color=FAINT, alpha=0.15, linewidth=0)
     top = max(rates, default=0.0)
     axes.set_ylim(0, 1.15 * top or 1.0)
     axes.set_yticks([0, top] if top else [0])
@@ -226,16 +202,6 @@ def _draw_rates(axes: Any, steps: Sequence[float], rates: Sequence[float]) -> No
     axes.set_xlabel("optimiser step")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-
-
-def _clear(*many: Any) -> None:
-    """Nothing that does not carry a number."""
-    for axes in many:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#adb5bd")
-        axes.tick_params(color="#adb5bd", labelsize=9)
-        axes.grid(axis="y", color="#e9ecef", linewidth=0.8)
-        axes.set_axisbelow(True)
 
 
 def _short(count: float) -> str:

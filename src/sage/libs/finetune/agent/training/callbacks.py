@@ -29,7 +29,7 @@ from sage.libs.finetune.agent.reporting.curves import read_metrics
 from sage.libs.finetune.agent.training.processes import anywhere
 
 _SMOOTHED_STEPS = 20
-_FROM_TRAINER = ("grad_norm", "learning_rate", "epoch")
+_FROM_TRAINER = ("grad_norm", "learning_rate", "epoch", "rows_replayed")
 EVALUATED = ("eval_loss", "eval_accuracy", "eval_calls_valid", "eval_n", "eval_seconds")
 """What a line about an evaluation holds beside its step; null is what was not measured."""
 

@@ -21,7 +21,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 import torch
@@ -37,7 +37,7 @@ CHECKPOINTS = "checkpoints"
 _MANIFEST = "manifest.json"
 _STATE = "state"
 _REPLACED = ("config.yaml", "data.json", "versions.json", "metrics.jsonl", "result.json", "README.md",
-             "chat_template.jinja")  # fmt: skip
+             "chat_template.jinja", "coreset.json", "replay_buffer/state.json")  # fmt: skip
 
 
 class Stateful(Protocol):
@@ -194,7 +194,8 @@ def drafted(
 def remove_leftovers(output_dir: Path) -> None:
     """Remove what a killed run was writing: drafts, and checkpoints that were being deleted."""
     names = [f"{CHECKPOINTS}/.draft-*", f"{CHECKPOINTS}/.old-*", ".adapter-????????", ".model-????????"]
-    for name in [*names, *(f".{name}.????????.tmp" for name in _REPLACED)]:
+    replaced = map(PurePath, _REPLACED)
+    for name in [*names, *(str(file.with_name(f".{file.name}.????????.tmp")) for file in replaced)]:
         for path in output_dir.glob(name):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -28,6 +28,7 @@ from sage.libs.finetune.agent.progress import Progress, silent
 from sage.libs.finetune.agent.training.available import available_memory
 from sage.libs.finetune.agent.training.batching import EpochBatches
 from sage.libs.finetune.agent.training.callbacks import require_tracker
+from sage.libs.finetune.agent.training.coreset import Coreset, reduced, without_model
 from sage.libs.finetune.agent.training.data import TokenRows, token_rows, trained_tokens
 from sage.libs.finetune.agent.training.duration import EFFICIENCY, product_rate, step_flops
 from sage.libs.finetune.agent.training.estimate import (
@@ -40,7 +41,8 @@ from sage.libs.finetune.agent.training.estimate import (
     largest_batch,
 )
 from sage.libs.finetune.agent.training.loop import epoch_batches
-from sage.libs.finetune.agent.training.run import claim_folder
+from sage.libs.finetune.agent.training.replay import Replay
+from sage.libs.finetune.agent.training.run import CORESET, claim_folder
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class TaskShare:
         rows: How many.
         tokens: Their tokens.
         trained: Those with a label.
-        epochs: How often the run trains on each of them, on average.
+        epochs: How often the run trains on each of them, on average; without what is replayed.
     """
 
     task: str
@@ -75,10 +77,15 @@ class TrainingPlan:
 
     Attributes:
         config: The settings, `output_dir` being the folder it would write.
-        train: Manifest of the training rows (`training.data`), with what was found and dropped.
+        train: Manifest of the training rows (`training.data`), with what was found and dropped. Of a coreset that
+            needs losses, which nothing computes here, the figures are those of as many rows drawn at random.
         eval: The same of the evaluation rows, None without any.
+        replay: Manifest of the rows that an earlier run left (`training.replay`), None without any.
         tasks: Rows by task.
-        computed: Tokens that an epoch runs through the model; fewer than the rows have where prefixes are shared.
+        replayed: Rows that an epoch replays beside its own: the second one, where there is one, since in the first the
+            buffer fills.
+        tokens: Tokens of the rows of this epoch, replayed ones included.
+        computed: Tokens that it runs through the model; fewer where prefixes are shared.
         padded: The same for padded batches in random order, as trainers compute them that do neither.
         form: How batches are computed, and why not packed or shared where they are not.
         batches: Micro-batches of an epoch.
@@ -99,7 +106,10 @@ class TrainingPlan:
     config: AgentSFTConfig
     train: dict[str, Any]
     eval: dict[str, Any] | None
+    replay: dict[str, Any] | None
     tasks: list[TaskShare]
+    replayed: int
+    tokens: int
     computed: int
     padded: int
     form: str
@@ -167,24 +177,26 @@ def plan_training(config: AgentSFTConfig, resume: bool = False, progress: Progre
         return token_rows(reference, tokenizer, config.max_seq_length, allowed, progress, config.truncation)
 
     data = read(config.train_data)
+    if config.use_coreset_selection:
+        data = reduced(data, Coreset.read(config.output_dir / CORESET) if resume else without_model(config, data))
     held_out = read(config.eval_data) if config.eval_data else None
+    replay = Replay(config, data, tokenizer, allowed) if config.use_online_continual else None
     dtype = pick_dtype(config.dtype) if config.use_lora else torch.float32
-    model = empty_model(config.base_model).to(dtype)
-    if hasattr(model, "peft_config"):
-        require_same_adapter(model, config)
-    elif config.use_lora:  # other beginnings of an adapter need weights, and have the same shapes
-        model = add_adapter(model, replace(config, init_lora_weights="default"))
-    replace_forwards(model)
+    model = _empty_model(config, dtype)
     shape, device = ModelShape.of(model), pick_device()
     form = BatchForm(model, tokenizer.pad_token_id or 0, config.share_prefixes)
     batches = epoch_batches(data.rows, config, form.packed)
-    numbers = list(batches)
-    per_epoch = math.ceil(len(numbers) / config.gradient_accumulation_steps)
+    per_epoch = math.ceil(len(batches) / config.gradient_accumulation_steps)
     steps = config.max_steps or config.num_epochs * per_epoch
-    memory = estimate_memory(shape, config, largest_batch(data.rows, numbers, form), device)
+    epochs = replay.rehearsed(batches, form.share) if replay else [list(batches)]
+    rows = replay.pool.rows if replay else data.rows
+    memory = estimate_memory(
+        shape, config, largest_batch(rows, [batch for epoch in epochs for batch in epoch], form), device
+    )
     available = available_memory(device)
     checkpointing, reason = decide_checkpointing(config, memory, available)
-    chosen = [[data.rows[number] for number in batch] for batch in numbers]
+    chosen = [[rows[number] for number in batch] for batch in epochs[-1] if batch]
+    replayed = sum(map(len, chosen)) - len(data.rows)
     computed = sum(computed_tokens(batch, form) for batch in chosen)
     a_pass = _seconds(shape, config, chosen, computed, form, checkpointing, dtype)
     logger.info("settings: %s", ", ".join(f"{name}: {value}" for name, value in config.to_dict().items()))
@@ -192,11 +204,14 @@ def plan_training(config: AgentSFTConfig, resume: bool = False, progress: Progre
         config=config,
         train=data.manifest,
         eval=held_out.manifest if held_out else None,
+        replay=replay.manifest if replay else None,
         tasks=_tasks(data, _times(batches, steps, per_epoch, config.gradient_accumulation_steps)),
+        replayed=replayed,
+        tokens=sum(len(row["input_ids"]) for batch in chosen for row in batch),
         computed=computed,
-        padded=_padded(data.rows, config),
+        padded=_padded(data.rows, config) * (len(data.rows) + replayed) // len(data.rows),
         form=_form(form),
-        batches=len(numbers),
+        batches=len(batches),
         steps=steps,
         epochs=steps / per_epoch,
         learning_rate=learning_rate_for(config, shape.parameters),
@@ -210,6 +225,16 @@ def plan_training(config: AgentSFTConfig, resume: bool = False, progress: Progre
         reason=reason,
         seconds=a_pass * steps / per_epoch,
     )
+
+
+def _empty_model(config: AgentSFTConfig, dtype: torch.dtype) -> Any:
+    model = empty_model(config.base_model).to(dtype)
+    if hasattr(model, "peft_config"):
+        require_same_adapter(model, config)
+    elif config.use_lora:  # other beginnings of an adapter need weights, and have the same shapes
+        model = add_adapter(model, replace(config, init_lora_weights="default"))
+    replace_forwards(model)
+    return model
 
 
 def _form(form: BatchForm) -> str:

@@ -22,6 +22,8 @@ from sage.libs.finetune.agent.training.data import TokenRows
 from sage.libs.finetune.agent.training.estimate import choose_checkpointing
 from sage.libs.finetune.agent.training.guards import told_of_memory
 from sage.libs.finetune.agent.training.loop import SupervisedTrainer
+from sage.libs.finetune.agent.training.replay import Replay
+from sage.libs.finetune.agent.training.run import REPLAY_BUFFER
 from sage.libs.finetune.agent.training.watch import Watch, best_evaluation
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Fitted:
         eval_loss: Of an evaluation at the last step, None without one.
         best_evaluation: Step and loss of the lowest evaluation, None without one.
         batches: How batches were computed, in words.
+        replayed: Rows and tokens that came from the replay buffer, None without one.
     """
 
     losses: list[float]
@@ -48,6 +51,7 @@ class Fitted:
     eval_loss: float | None
     best_evaluation: tuple[int, float] | None
     batches: str
+    replayed: tuple[int, int] | None
 
 
 def fit(
@@ -57,8 +61,11 @@ def fit(
     held_out: TokenRows | None,
     checkpoint: Path | None,
     progress: Progress,
+    replay: Replay | None = None,
 ) -> Fitted:
     """Train `loaded.model` in place, adding an adapter to it first where the settings want one.
+
+    A replay buffer is in the run folder at the end, also at that of an interrupted run.
 
     Args:
         loaded: The model; with `use_lora` its base weights stay as they are.
@@ -67,6 +74,7 @@ def fit(
         held_out: Rows to evaluate on every `eval_steps`.
         checkpoint: Where to go on from, None to begin.
         progress: Told of steps and evaluations.
+        replay: What steps take from the past and leave to the future; None replays nothing.
 
     Raises:
         ConfigError: when the settings do not fit the model.
@@ -81,10 +89,10 @@ def fit(
     tracker = tracker_callbacks(config.report_to if processes.is_first() else "none", config.output_dir, first_step)
     with stop.listening():
         trainer = SupervisedTrainer(
-            config, rate, loaded.tokenizer.pad_token_id or 0, data.rows, model=loaded.model,
+            config, rate, loaded.tokenizer.pad_token_id or 0, data.rows, replay, model=loaded.model,
             callbacks=[log, stop, *tracker],
         )  # fmt: skip
-        trainer.places = data.places
+        trainer.places = replay.pool.places if replay else data.places
         if held_out is not None and config.eval_steps:
             asked = list({id(sample): sample for sample in held_out.samples}.values())  # windows share their row's
             trainer.watch = Watch(
@@ -93,11 +101,17 @@ def fit(
                 stopping=lambda: stop.asked and not trainer.sharded,
             )  # fmt: skip
         logger.info("batches: %s", trainer.form.description)
-        estimate = choose_checkpointing(loaded.model, config, data.rows, trainer.batches, trainer.form)
+        rows, batches = data.rows, list(trainer.batches)
+        if replay is not None:
+            epochs = replay.rehearsed(trainer.batches, trainer.form.share)
+            rows, batches = replay.pool.rows, [batch for epoch in epochs for batch in epoch]
+        estimate = choose_checkpointing(loaded.model, config, rows, batches, trainer.form)
         with told_of_memory(config, estimate):
             trainer.train_from(checkpoint)
     loaded.model.eval()
-    return _fitted(trainer, stop.asked)
+    if replay is not None:
+        processes.first_decides(lambda: replay.save(config.output_dir / REPLAY_BUFFER))
+    return _fitted(trainer, stop.asked, replay)
 
 
 def _make_trainable(loaded: LoadedModel, config: AgentSFTConfig) -> None:
@@ -123,7 +137,7 @@ def _learning_rate(parameters: int, config: AgentSFTConfig) -> float:
     return rate
 
 
-def _fitted(trainer: SupervisedTrainer, stopped: bool) -> Fitted:
+def _fitted(trainer: SupervisedTrainer, stopped: bool, replay: Replay | None) -> Fitted:
     state = trainer.state
     history: Sequence[dict[str, Any]] = state.log_history
     at_end = [entry["eval_loss"] for entry in history if "eval_loss" in entry and entry["step"] == state.global_step]
@@ -135,4 +149,5 @@ def _fitted(trainer: SupervisedTrainer, stopped: bool) -> Fitted:
         eval_loss=at_end[-1] if at_end else None,
         best_evaluation=best_evaluation(history),
         batches=trainer.form.description,
+        replayed=(replay.rows_replayed, replay.tokens_replayed) if replay else None,
     )

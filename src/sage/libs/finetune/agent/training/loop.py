@@ -42,6 +42,7 @@ from sage.libs.finetune.agent.training.processes import (
     is_first,
     summed,
 )
+from sage.libs.finetune.agent.training.replay import OffersRows, Replay
 
 
 class SupervisedTrainer(Trainer):
@@ -62,9 +63,16 @@ class SupervisedTrainer(Trainer):
     _draft: Path | None = None
 
     def __init__(
-        self, config: AgentSFTConfig, learning_rate: float, pad_id: int, rows: Sequence[Any], **rest: Any
+        self,
+        config: AgentSFTConfig,
+        learning_rate: float,
+        pad_id: int,
+        rows: Sequence[Any],
+        replay: Replay | None = None,
+        **rest: Any,
     ) -> None:
-        self._config, self._learning_rate, self._rows = config, learning_rate, rows
+        self._config, self._learning_rate, self._replay = config, learning_rate, replay
+        self._rows = replay.pool.rows if replay else rows
         self.tokens_seen = self.tokens_trained = self.tokens_computed = 0
         self.form = BatchForm(rest["model"], pad_id, config.share_prefixes)
         self._head = base_model(rest["model"]).get_output_embeddings()
@@ -75,6 +83,8 @@ class SupervisedTrainer(Trainer):
         )  # fmt: skip
         self.batches = epoch_batches(rows, config, self.form.packed, self.args.world_size, self.args.process_index)
         self.add_callback(_EpochClock(self.batches))
+        if replay is not None:
+            self.add_callback(OffersRows(replay))
         # The loss below divides by the tokens of the whole optimiser step, so Trainer must not rescale.
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)  # it prints on stdout, which is for results
@@ -101,9 +111,14 @@ class SupervisedTrainer(Trainer):
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of the rows this process trains on; the order comes from the seed and the epoch alone."""
+        """Batches of the rows this process trains on; the order comes from the seed and the epoch alone.
+
+        With replay only the numbers of their rows: what is replayed beside them is not known before the step.
+        """
         cuda = torch.cuda.is_available()  # there a worker packs the next batch while the device computes
-        numbers: Any = range(len(self._rows))
+        numbers: Any = self.train_dataset
+        if self._replay is not None:
+            return DataLoader(numbers, batch_sampler=self.batches, collate_fn=list)
         return DataLoader(
             numbers, batch_sampler=self.batches, collate_fn=self._batch, num_workers=2 if cuda else 0,
             pin_memory=cuda,
@@ -113,10 +128,13 @@ class SupervisedTrainer(Trainer):
         return {**self.form([self._rows[number] for number in numbers]), "rows": numbers}
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Tensor]:
         """The micro-batches of an optimiser step, and the trained tokens of all processes in it."""
         found = list(itertools.islice(epoch_iterator, num_batches))
+        if self._replay is not None:
+            first_epoch, rank = self.batches.epoch == 0, self.args.process_index
+            found = [self._batch(rows) for rows in self._replay.mixed(found, first_epoch, self.form.share, rank)]
         seen, trained, computed = summed([
             sum(batch["logical_tokens"] for batch in found if batch["rows"]),
             sum(batch["trained_tokens"] for batch in found),
@@ -135,7 +153,14 @@ class SupervisedTrainer(Trainer):
     @cached_property
     def kept(self) -> dict[str, Stateful]:
         """What a checkpoint holds beside the model and what `Trainer` keeps, by name; add to it before training."""
-        return {"tokens": Attributes(self, "tokens_seen", "tokens_trained", "tokens_computed")}
+        kept: dict[str, Stateful] = {"tokens": Attributes(self, "tokens_seen", "tokens_trained", "tokens_computed")}
+        return kept if self._replay is None else {**kept, "replay": self._replay}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's own; the line of a step says how many of its rows were replayed."""
+        if self._replay is not None and "loss" in logs:
+            logs["rows_replayed"] = self._replay.last_replayed
+        super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """What the watch finds, in place of Trainer's own evaluation; the first process asks, the others wait.
@@ -211,6 +236,8 @@ class SupervisedTrainer(Trainer):
     ) -> Any:
         """Sum of the tokens' loss over the number of trained tokens in the optimiser step."""
         nll = supervised_nll(model, inputs, self._head)
+        if self._replay is not None:
+            self._replay.saw(inputs, nll)
         items = max(1, nll.numel()) if num_items_in_batch is None else num_items_in_batch
         # Gradients are averaged over processes, so each one's share of the sum counts that many times.
         loss = nll.sum() * self.accelerator.num_processes / items

@@ -5,6 +5,7 @@ metrics.jsonl        one line a step            versions.json    of everything t
 checkpoints/         to resume from             adapter/         PEFT layout, tokenizer and template beside it
 chat_template.jinja  what training rendered     result.json      what came of it
 README.md            model card                 learning_curve.png
+coreset.json         which rows were selected   replay_buffer/   for a later run (continual_buffer_path)
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from sage.libs.finetune.agent._version import __version__
 from sage.libs.finetune.agent.config import AgentSFTConfig, read_yaml
 from sage.libs.finetune.agent.errors import ConfigError, DataError
 
+CORESET = "coreset.json"
+REPLAY_BUFFER = "replay_buffer"
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "jinja2")
 _MAY_DIFFER = ("output_dir", "eval_data", "eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit",
                "gradient_checkpointing", "eval_steps", "eval_rows", "report_to", "run_name")  # fmt: skip
@@ -63,9 +66,16 @@ def numbered_run(parent: Path, mark: str, resume: bool) -> Path:
     return runs[newest] if resume and runs else parent / f"run-{newest + 1:04d}"
 
 
-def write_start(folder: Path, config: AgentSFTConfig, data: dict[str, Any]) -> None:
-    """What is known before the first step; only now is there a folder, so a start that fails leaves none."""
+def write_start(
+    folder: Path, config: AgentSFTConfig, data: dict[str, Any], coreset: dict[str, Any] | None = None
+) -> None:
+    """What is known before the first step; only now is there a folder, so a start that fails leaves none.
+
+    config.yaml comes last: a folder that has it is a run, and a run with a coreset knows its rows.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if coreset is not None:
+        jsonl.write_json(folder / CORESET, coreset)
     jsonl.write_json(folder / "data.json", data)
     jsonl.write_json(folder / "versions.json", versions())
     jsonl.write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
@@ -84,10 +94,11 @@ def versions() -> dict[str, str]:
 
 def _require_same(before: dict[str, Any], config: AgentSFTConfig, where: Path) -> None:
     now = config.to_dict()
+    before = {**AgentSFTConfig(base_model="-", train_data="-").to_dict(), **before}  # of a version with fewer settings
     changed = [
-        f"{name} was {before.get(name)!r} and is {now[name]!r}"
+        f"{name} was {before[name]!r} and is {now[name]!r}"
         for name in now
-        if name not in _MAY_DIFFER and before.get(name) != now[name]
+        if name not in _MAY_DIFFER and before[name] != now[name]
     ]
     if changed:
         raise ConfigError(f"{where}: the run cannot be resumed with other settings: {'; '.join(changed)}")

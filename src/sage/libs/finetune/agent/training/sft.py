@@ -1,7 +1,8 @@
 """Supervised fine-tuning on agent rows.
 
 The path from file to gradient: `token_rows` (data.py) renders each conversation once and labels the assistant's turns
-and nothing else; `EpochBatches` (batching.py) says which rows make a batch, `BatchForm` (models/batches.py) packs them
+and nothing else; `select` (coreset.py) chooses among the rows where that is wanted; `EpochBatches` (batching.py) says
+which rows make a batch, to which `Replay` (replay.py) may add older ones; `BatchForm` (models/batches.py) packs them
 into one sequence, `SupervisedTrainer` (loop.py) takes the steps, and `supervised_nll` (models/losses.py) is the loss.
 """
 
@@ -32,16 +33,18 @@ from sage.libs.finetune.agent.training.ask import ask_turns
 from sage.libs.finetune.agent.training.callbacks import require_tracker
 from sage.libs.finetune.agent.training.card import model_card
 from sage.libs.finetune.agent.training.checkpoints import last_checkpoint
+from sage.libs.finetune.agent.training.coreset import Coreset, reduced, select
+from sage.libs.finetune.agent.training.coreset import in_words as coreset_in_words
 from sage.libs.finetune.agent.training.data import TokenRows, token_rows
 from sage.libs.finetune.agent.training.dry_run import TrainingPlan, plan_training
 from sage.libs.finetune.agent.training.fit import fit
 from sage.libs.finetune.agent.training.guards import told_of_disk, told_of_memory
-from sage.libs.finetune.agent.training.run import claim_folder, write_start
+from sage.libs.finetune.agent.training.replay import Replay
+from sage.libs.finetune.agent.training.replay import in_words as replay_in_words
+from sage.libs.finetune.agent.training.run import CORESET, claim_folder, write_start
 from sage.libs.finetune.agent.types import EvalResult, TrainingResult
 
 logger = logging.getLogger(__name__)
-
-_LATER = ("use_coreset_selection", "use_online_continual")
 
 
 class AgentSFTTrainer:
@@ -56,7 +59,7 @@ class AgentSFTTrainer:
         run_folder: Where the last `train` wrote, None before.
 
     Raises:
-        ConfigError: when a setting asks for what this version does not do, or `allow` names no kind of fault.
+        ConfigError: when `allow` names no kind of fault.
 
     Example:
         >>> config = AgentSFTConfig(base_model="smollm2-135m-instruct", train_data="agent_sft:train")
@@ -67,9 +70,6 @@ class AgentSFTTrainer:
     """
 
     def __init__(self, config: AgentSFTConfig, progress: Progress | None = None) -> None:
-        for name in _LATER:
-            if getattr(config, name):
-                raise ConfigError(f"'{name}' is not available in this version; leave it false")
         _warn_of_settings_without_effect(config)
         self._allowed = allowed_kinds(config.allow)
         processes.join()
@@ -122,19 +122,24 @@ class AgentSFTTrainer:
         train_rows = self._rows(config.train_data)
         eval_rows = self._rows(config.eval_data) if config.eval_data else None
         checkpoint = processes.first_decides(lambda: last_checkpoint(folder)) if resume else None
-        if resume:
-            _require_same_data(folder, train_rows)
+        coreset = self._coreset(config, train_rows, resume) if config.use_coreset_selection else None
+        train_rows = reduced(train_rows, coreset) if coreset else train_rows
+        replay = Replay(config, train_rows, loaded.tokenizer, self._allowed) if config.use_online_continual else None
         manifests = {"train": train_rows.manifest, "eval": eval_rows.manifest if eval_rows else None}
-        processes.first_decides(lambda: write_start(folder, config, manifests))
+        manifests |= {"replay": replay.manifest} if replay else {}
+        if resume:
+            _require_same_data(folder, manifests)
+        processes.first_decides(lambda: write_start(folder, config, manifests, coreset.to_dict() if coreset else None))
         self.run_folder = folder
         with told_of_disk(folder), told_of_memory(config), self._telling() as progress:
-            fitted = fit(loaded, config, train_rows, eval_rows, checkpoint, progress)
+            fitted = fit(loaded, config, train_rows, eval_rows, checkpoint, progress, replay)
             eval_loss = fitted.eval_loss
             if eval_rows and eval_loss is None and not fitted.interrupted:
                 eval_loss = self._loss(eval_rows.rows)
         tail = fitted.losses[-max(1, len(fitted.losses) // 10) :]
         seen, trained, computed = fitted.tokens
         best_step, best_loss = fitted.best_evaluation or (None, None)
+        rows_replayed, tokens_replayed = fitted.replayed or (None, None)
         result = TrainingResult(
             final_loss=sum(tail) / len(tail),
             losses=fitted.losses,
@@ -149,6 +154,9 @@ class AgentSFTTrainer:
             best_eval_step=best_step,
             best_eval_loss=best_loss,
             interrupted=fitted.interrupted,
+            rows_selected=len(coreset.rows) if coreset else None,
+            rows_replayed=rows_replayed,
+            tokens_replayed=tokens_replayed,
         )
         if not fitted.interrupted:
             with told_of_disk(folder):
@@ -235,6 +243,12 @@ class AgentSFTTrainer:
             config, tokenizer = self.config, self.loaded.tokenizer
             return token_rows(reference, tokenizer, config.max_seq_length, self._allowed, progress, config.truncation)
 
+    def _coreset(self, config: AgentSFTConfig, data: TokenRows, resume: bool) -> Coreset:
+        if resume:
+            return processes.first_decides(lambda: Coreset.read(config.output_dir / CORESET))
+        with told_of_memory(config), self._telling() as progress:
+            return select(config, data, self.loaded, progress)
+
     @contextmanager
     def _telling(self) -> Iterator[Progress]:
         if not processes.is_first():
@@ -266,6 +280,10 @@ class AgentSFTTrainer:
             f"final training loss {result.final_loss:.3f}",
             f"chat template: {self.loaded.template.source}, tools {self.loaded.template.tool_format}",
         ]
+        if selected := coreset_in_words(manifest):
+            facts.insert(1, f"these are {selected}")
+        if result.rows_replayed is not None:
+            facts.insert(-1, f"beside them {result.rows_replayed} rows of the past, {replay_in_words(config)}")
         card = model_card(result.output_dir, config, self.loaded, facts, table)
         jsonl.write_text(result.output_dir / "README.md", card)
         jsonl.write_text(result.output_dir / ("adapter" if config.use_lora else "model") / "README.md", card)
@@ -279,12 +297,14 @@ def _warn_of_settings_without_effect(config: AgentSFTConfig) -> None:
     """A setting that nothing reads is a hope that nothing meets."""
     if config.packing and config.row_order == "grouped":
         logger.warning("row_order: no effect while packing is true")
-    switches = {
+    switches: dict[str, tuple[str, ...]] = {
         "use_lora": ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
         "use_lora_plus": ("lora_plus_lr_ratio",),
-        "use_coreset_selection": ("coreset_strategy", "coreset_target_size"),
-        "use_online_continual": ("continual_buffer_size", "continual_replay_ratio"),
-    }
+        "use_coreset_selection": ("coreset_strategy", "coreset_target_size", "coreset_scorer"),
+        "use_online_continual": (
+            "continual_buffer_size", "continual_replay_ratio", "continual_strategy", "continual_buffer_path",
+        ),
+    }  # fmt: skip
     defaults = AgentSFTConfig(base_model="-", train_data="-")
     for switch, names in switches.items():
         idle = [name for name in names if getattr(config, name) != getattr(defaults, name)]
@@ -292,10 +312,12 @@ def _warn_of_settings_without_effect(config: AgentSFTConfig) -> None:
             logger.warning("%s: no effect while %s is false", ", ".join(idle), switch)
 
 
-def _require_same_data(folder: Path, data: TokenRows) -> None:
-    before = jsonl.read_json(folder / "data.json")["train"]["sha256"]
-    if before != data.manifest["sha256"]:
-        raise ConfigError(
-            f"{folder / 'data.json'}: the training rows have changed since the run began (sha256 {before[:12]} then, "
-            f"{data.manifest['sha256'][:12]} now); restore them, or start a new run"
-        )
+def _require_same_data(folder: Path, now: dict[str, Any]) -> None:
+    before = jsonl.read_json(folder / "data.json")
+    for name, what in (("train", "training rows"), ("replay", "rows in continual_buffer_path")):
+        then, new = ((manifests.get(name) or {}).get("sha256", "none") for manifests in (before, now))
+        if then != new:
+            raise ConfigError(
+                f"{folder / 'data.json'}: the {what} have changed since the run began (sha256 {then[:12]} then, "
+                f"{new[:12]} now); restore them, or start a new run"
+            )

@@ -45,13 +45,19 @@ def run(config: TrainConfig, progress: Progress) -> Report:
 
 
 def _report(config: TrainConfig, result: TrainingResult) -> Report:
+    from sage.libs.finetune.agent.jsonl import read_json
     from sage.libs.finetune.agent.reporting.progress import clock_time
     from sage.libs.finetune.agent.reporting.tables import facts_table
+    from sage.libs.finetune.agent.training.coreset import in_words as coreset_in_words
 
     facts = {"steps": str(result.steps), "loss": f"{result.final_loss:.4f}"}
     if result.eval_loss is not None:
         facts["eval loss"] = f"{result.eval_loss:.4f}"
     facts["tokens"] = f"{result.tokens_seen:,} ({result.tokens_trained:,} with loss{_rate(result)})"
+    if result.rows_selected is not None:
+        facts["coreset"] = coreset_in_words(read_json(result.output_dir / "data.json")["train"])
+    if result.rows_replayed is not None:
+        facts["replayed"] = f"{result.rows_replayed:,} rows ({result.tokens_replayed:,} of the tokens)"
     if result.batches:
         computed = f"{result.tokens_computed / result.tokens_seen:.0%} of these tokens computed"
         facts["batches"] = f"{result.batches}; {computed}"
@@ -65,6 +71,9 @@ def _report(config: TrainConfig, result: TrainingResult) -> Report:
         "tokens_trained": result.tokens_trained,
         "tokens_computed": result.tokens_computed,
         "batches": result.batches,
+        "rows_selected": result.rows_selected,
+        "rows_replayed": result.rows_replayed,
+        "tokens_replayed": result.tokens_replayed,
         "seconds": result.seconds,
         "output_dir": str(result.output_dir),
         "interrupted": result.interrupted,
@@ -102,6 +111,8 @@ def _plan_report(plan: TrainingPlan) -> Report:
 def _data_facts(plan: TrainingPlan) -> dict[str, str]:
     from sage.libs.finetune.agent.preflight.faults import KINDS
     from sage.libs.finetune.agent.reporting.tables import percent
+    from sage.libs.finetune.agent.training.coreset import in_words as coreset_in_words
+    from sage.libs.finetune.agent.training.replay import in_words as replay_in_words
 
     data = plan.train
     facts = {"rows": f"{data['rows']:,} from {data['rows_read']:,} read, {data['rows_left_out']:,} left out"}
@@ -109,9 +120,15 @@ def _data_facts(plan: TrainingPlan) -> dict[str, str]:
         facts[f"  {kind}"] = f"{count:,} {'row' if count == 1 else 'rows'}: {KINDS[kind].meaning}"
     if data["rows_shortened"]:
         facts["shortened"] = f"{data['rows_shortened']:,} rows, by {data['tokens_dropped']:,} tokens"
+    if selected := coreset_in_words(data):
+        facts["coreset"] = selected
     facts["tokens"] = f"{data['tokens']:,}, {data['tokens_trained']:,} trained; the longest row {data['longest_row']:,}"
+    if plan.config.use_online_continual:
+        facts["replayed"] = f"{plan.replayed:,} rows an epoch, {replay_in_words(plan.config)}"
+    if plan.replay is not None:
+        facts["carried over"] = f"{plan.replay['rows']:,} rows of the {plan.replay['seen']:,} in the stream so far"
     facts["computed"] = (
-        f"{plan.computed:,} an epoch: {percent(plan.computed / data['tokens'])} of the rows' own, "
+        f"{plan.computed:,} an epoch: {percent(plan.computed / plan.tokens)} of the rows' own, "
         f"{percent(plan.computed / plan.padded)} of padded batches'"
     )
     facts["batches"] = plan.form
