@@ -121,6 +121,8 @@ def test_what_is_like_wanted_rows(cli: Any, tmp_path: Path, rows: list[dict[str,
         (("--strategy", "rds"), "wanted"),
         (("--strategy", "random", "-o", "rows.jsonl"), "'output' is the input file"),
         (("--strategy", "random", "-o", "none.txt/c.jsonl"), "is no folder"),
+        (("--strategy", "random", "-o", "c.png"), "the picture would overwrite the rows"),
+        (("--strategy", "rds", "--wanted", "c.jsonl", "-o", "c.jsonl"), "'output' is the file of 'wanted'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(cli: Any, tmp_path: Path, rows: Any, flags: tuple[Any, ...], fault: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -164,3 +165,29 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         filled().save(tmp_path / "file")
+
+
+def test_a_full_disk_while_the_same_rows_are_saved_again_leaves_them(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    learner = OnlineContinualLearner(4)
+    learner.add(["a", "b"])
+    learner.save(tmp_path)
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DataError):
+            learner.save(tmp_path)
+    assert contents(tmp_path) == before and len(OnlineContinualLearner.load(tmp_path)) == 2
+
+
+def test_a_state_that_names_a_file_elsewhere_is_refused(tmp_path):
+    learner = OnlineContinualLearner(4)
+    learner.add(["a"])
+    learner.save(tmp_path / "buffer")
+    state = jsonl.read_json(tmp_path / "buffer" / "state.json")
+    state["files"]["items"] = f"../buffer/{state['files']['items']}"
+    jsonl.write_json(tmp_path / "buffer" / "state.json", state)
+    with pytest.raises(DataError, match="outside its folder"):
+        OnlineContinualLearner.load(tmp_path / "buffer")

@@ -107,3 +107,8 @@ def test_a_picture_for_every_sort_of_pool(tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be written"):
         draw_selection(tmp_path / "none" / "x.png", cloud(3), np.ones(3, dtype=bool), [""] * 3, "t")
+
+
+def test_names_of_tasks_are_no_formulas(tmp_path: Path) -> None:
+    draw_selection(tmp_path / "a.png", np.eye(4, dtype="f4"), np.ones(4, bool), ["_own", "$\\frac$"] * 2, "t")
+    assert (tmp_path / "a.png").stat().st_size > 0

@@ -287,3 +287,9 @@ def test_the_size_is_exact_whatever_the_settings(n: int, size: int, ratio: float
     picked = selector.select_indices(ROWS[:n], Told())
     assert len(picked) == min(n, size) == len(set(picked)) and set(picked) <= set(range(n))
     assert picked == selector.select_indices(ROWS[:n], Told())
+
+
+def test_an_error_of_a_wanted_row_is_about_that_row() -> None:
+    selector = CoresetSelector("rds", 1, features="model", wanted=[{"text": ""}], tokenizer=tiny_tokenizer())
+    with pytest.raises(DataError, match=r"^wanted 0: "):
+        selector.select(["a b", "c d"], tiny_model())

@@ -56,3 +56,12 @@ def test_hashing_marks_nothing_wrongly_and_misses_little(monkeypatch: pytest.Mon
 def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
     with pytest.raises(ConfigError, match="expected a cosine above 0 and at most 1"):
         near_duplicates(np.eye(2), threshold)
+
+
+def test_many_equal_rows_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(3000, 64)).astype(np.float32)
+    rows[500:2000] = rows[5]
+    rows[2500] = rows[2501] = 0
+    exact = near_duplicates(rows)
+    monkeypatch.setattr(module, "EXACT_ROWS", 1000)
+    assert (near_duplicates(rows) == exact).all()

@@ -144,3 +144,10 @@ def test_values_come_back_to_the_last_bit(tmp_path: Path) -> None:
         found = cache.find(["a", "b", "c"], features=True)
     assert [found[key].loss for key in "ab"] == losses.tolist() and set(found) == {"a", "b"}
     np.testing.assert_array_equal(np.stack([found[key].features for key in "ab"]), features)
+
+
+def test_rows_of_a_matrix_that_change_places_are_other_weights() -> None:
+    model = tiny_model()
+    before, weight = model_fingerprint(model), model.model.layers[0].mlp.down_proj.weight.data
+    weight[[0, 1]] = weight[[1, 0]].clone()
+    assert model_fingerprint(model) != before

@@ -140,3 +140,8 @@ def test_a_strategy_is_checked_when_the_settings_are_made(three: Any) -> None:
         three(coreset_strategy="loss_top")
     with pytest.raises(ConfigError, match="rds needs examples of what is wanted"):
         three(coreset_strategy="rds")
+
+
+def test_a_coreset_of_all_rows_was_selected_by_nothing() -> None:
+    entry = {"strategy": "hybrid", "scorer": "m", "size": 20, "of": 20, "seconds": 0.0}
+    assert "selected by" not in in_words({"coreset": entry})

@@ -80,3 +80,9 @@ def test_it_is_read_from_yaml_and_shown_as_plain_values(tmp_path: Path) -> None:
 def test_reading_it_loads_no_torch() -> None:
     code = "import sys, sage.libs.finetune.agent.training.stream_config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("eval_data", ["", None])
+def test_held_out_data_without_a_name_is_missing(eval_data: str | None) -> None:
+    with pytest.raises(ConfigError, match="'eval_data' must be given"):
+        StreamConfig.from_dict({**BASE, "tasks": [{**TASKS[0], "eval_data": eval_data}]})

@@ -15,7 +15,7 @@ import yaml
 
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.continual.learner import OnlineContinualLearner
-from sage.libs.finetune.agent.errors import ConfigError, DataError
+from sage.libs.finetune.agent.errors import ConfigError, DataError, ModelError
 from sage.libs.finetune.agent.training.stream import run_stream
 from sage.libs.finetune.agent.training.stream_config import StreamConfig
 from sage.libs.finetune.agent.training.stream_record import StreamResult, read_stream
@@ -255,3 +255,41 @@ def held(folder: Path) -> OnlineContinualLearner:
 
 def weights(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_killed_in_its_first_run_a_stream_goes_on(make: Make) -> None:
+    def break_off(at: str, *_: object) -> None:
+        if at == "colours: train":
+            raise RuntimeError("killed")
+
+    config = make(evaluate_first=False, count=1)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_stream(config, break_off)
+    assert run_stream(config).runs[0]["steps"] == 3
+
+
+def test_a_start_that_came_to_nothing_can_be_corrected(make: Make) -> None:
+    with pytest.raises(ModelError):
+        run_stream(make(base_model="/no/such/model", count=1, evaluate="loss"))
+    assert run_stream(make(count=1, evaluate="loss")).tasks == ["colours"]
+
+
+def test_a_row_in_windows_is_asked_once(make: Make, tmp_path: Path) -> None:
+    turns = [[("user", f"number {number} red green"), ("assistant", str(number))] for number in range(6)]
+    messages = [{"role": role, "content": text} for turn in turns for role, text in turn]
+    jsonl.write_jsonl(tmp_path / "long.jsonl", [{"messages": messages}])
+    config = make(
+        tasks=[task("long", tmp_path / "long.jsonl")], truncation="windows", eval_steps=3, max_seq_length=120,
+        evaluate="loss", evaluate_first=False,
+    )  # fmt: skip
+    lines = jsonl.read_jsonl(run_stream(config).output_dir / "01-long" / "metrics.jsonl")
+    assert [line["eval_n"] for _, line in lines if "eval_n" in line] == [6]
+
+
+def test_held_out_rows_that_were_never_scored_may_change(make: Make, data: Path, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "w " * 300}, {"role": "assistant", "content": "x"}]
+    jsonl.write_jsonl(tmp_path / "too_long.jsonl", [{"messages": messages}])
+    bad = {**task("colours", data / "colours.jsonl"), "eval_data": str(tmp_path / "too_long.jsonl")}
+    with pytest.raises(DataError):
+        run_stream(make(tasks=[bad], evaluate_first=False))
+    assert run_stream(make(count=1, evaluate_first=False)).matrix

@@ -230,7 +230,8 @@ class AgentSFTConfig(Config):
         elif self.coreset_strategy not in CORESET_STRATEGIES:
             known = f"{suggestion(self.coreset_strategy, CORESET_STRATEGIES)}known: {', '.join(CORESET_STRATEGIES)}"
             faults.append(f"'coreset_strategy': unknown strategy '{self.coreset_strategy}'; {known}")
-        faults += [f"'{name}' is empty" for name in ("base_model", "train_data") if not getattr(self, name).strip()]
+        named = {name: getattr(self, name) for name in ("base_model", "train_data", "eval_data")}
+        faults += [f"'{name}' is empty" for name, value in named.items() if value is not None and not value.strip()]
         return faults
 
 

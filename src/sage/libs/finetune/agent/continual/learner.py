@@ -70,7 +70,8 @@ class OnlineContinualLearner:
     ) -> None:
         if isinstance(buffer_size, bool) or not isinstance(buffer_size, int) or buffer_size < 1:
             raise ConfigError(f"buffer_size: must be a whole number from 1 on, not {buffer_size!r}")
-        if not (math.isfinite(replay_ratio) and replay_ratio >= 0):
+        numeric = isinstance(replay_ratio, int | float) and not isinstance(replay_ratio, bool)
+        if not (numeric and math.isfinite(replay_ratio) and replay_ratio >= 0):
             raise ConfigError(f"replay_ratio: must be a number from 0 on, not {replay_ratio!r}")
         self.buffer_size = buffer_size
         self.replay_ratio = float(replay_ratio)

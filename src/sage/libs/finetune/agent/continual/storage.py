@@ -105,11 +105,16 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], Callable[[int], str]]:
     """
     path = folder / STATE_FILE
     if not path.is_file():
-        raise DataError(f"{folder}: no {STATE_FILE} there; give a folder that OnlineContinualLearner.save wrote")
+        raise DataError(
+            f"{folder}: no {STATE_FILE} there; give a folder that OnlineContinualLearner.save wrote, such as "
+            "RUN/replay_buffer"
+        )
     state = jsonl.read_json(path)
     files = state.pop("files", None) if isinstance(state, dict) else None
     if not isinstance(files, dict) or not isinstance(files.get("items"), str):
         raise DataError(f"{path}: is not the state of a replay buffer; give a folder of OnlineContinualLearner.save")
+    if any(Path(str(name)).name != name for name in files.values() if name is not None):
+        raise DataError(f"{path}: names files outside its folder; give a folder of OnlineContinualLearner.save")
     lines = list(jsonl.read_jsonl(folder / files["items"]))
     for number, line in lines:
         if line.keys() != {"task", "item"} or not isinstance(line["task"], str):
@@ -139,7 +144,10 @@ def _write_named(folder: Path, stem: str, ending: str, content: bytes) -> str:
     name = f"{stem}-{hashlib.sha256(content).hexdigest()[:12]}.{ending}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / name).open("wb") as handle:
+        path = folder / name
+        if path.is_file() and path.read_bytes() == content:  # state.json may refer to it: it is not touched
+            return name
+        with path.open("wb") as handle:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())

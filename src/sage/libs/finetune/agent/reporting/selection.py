@@ -128,13 +128,18 @@ def draw_selection(
     groups = names if 1 < len(names) <= len(COLOURS) else [None]
     for colour, name in zip(COLOURS, groups, strict=False):
         members = chosen if name is None else chosen & np.array([task == name for task in tasks], dtype=bool)
-        label = f"{'chosen' if name is None else name or _NO_TASK} ({members.sum():,})"
+        # The blank: matplotlib leaves out what begins with an underscore.
+        label = f" {'chosen' if name is None else name or _NO_TASK} ({members.sum():,})"
         axes.scatter(*points[members].T, s=16, c=colour, alpha=0.8, linewidths=0, label=label)
     clear_axes(axes, "both")
     axes.tick_params(labelbottom=False, labelleft=False, length=0)
     axes.set_xlabel(f"first main direction of the features ({percent(explained[0])} of their variance)", fontsize=9)
     axes.set_ylabel(f"second ({percent(explained[1])})", fontsize=9)
-    figure.legend(loc="outside lower center", ncols=min(5, 1 + len(groups)), frameon=False, fontsize=9, markerscale=1.6)
+    legend = figure.legend(
+        loc="outside lower center", ncols=min(5, 1 + len(groups)), frameon=False, fontsize=9, markerscale=1.6
+    )
+    for text in legend.get_texts():  # names of tasks are no formulas
+        text.set_parse_math(False)
     set_title(axes, title, facts)
     return save_picture(figure, path)
 

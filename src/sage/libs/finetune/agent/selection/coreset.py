@@ -12,6 +12,7 @@ and on noisy pools covers worse than chance.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from sage.libs.finetune.agent.errors import ConfigError, DataError
+from sage.libs.finetune.agent.errors import ConfigError, DataError, ModelError
 from sage.libs.finetune.agent.progress import Progress, silent
 from sage.libs.finetune.agent.selection import strategies
 from sage.libs.finetune.agent.selection.by_name import STRATEGIES, Manner, Selection
@@ -312,7 +313,10 @@ class CoresetSelector:
             found, asked = given_features(len(samples), self.features, wanted)
         elif self.features == "model":
             assert self.last is not None and self.last.scores is not None and self.last.scores.features is not None
-            told = self._scores_of(wanted, model, alone=False, features=True).features if len(wanted) else None
+            try:
+                told = self._scores_of(wanted, model, alone=False, features=True).features if len(wanted) else None
+            except (DataError, ModelError) as error:  # it numbers what it was given, and these are not the samples
+                raise type(error)(re.sub(r"^sample (?=\d)", "wanted ", str(error))) from None
             return centred(self.last.scores.features, told)
         else:
             found, asked = sample_features(samples, wanted, self.features)

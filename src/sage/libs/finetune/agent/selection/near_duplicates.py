@@ -52,9 +52,15 @@ def near_duplicates(features: ArrayLike, threshold: float = 0.95, seed: int = 0)
         raise ConfigError(f"threshold is {threshold}: expected a cosine above 0 and at most 1")
     units = unit_rows(features)
     least = threshold - ROUNDING
-    marked = np.zeros(len(units), dtype=bool)
-    for rows in [np.arange(len(units))] if len(units) <= EXACT_ROWS else _buckets(units, threshold, seed):
-        marked[rows] |= _repeats(units[rows], least)
+    if len(units) <= EXACT_ROWS:
+        return _repeats(units, least)
+    # Equal rows would fill a bucket however many bits it has; what is near to one of them is near to the first.
+    as_bytes = (units + 0.0).view(np.dtype((np.void, units.itemsize * units.shape[1]))).ravel()
+    first = np.sort(np.unique(as_bytes, return_index=True)[1])
+    marked: NDArray[np.bool_] = np.asarray(units.any(axis=1), dtype=bool)
+    marked[first] = False
+    for rows in _buckets(units[first], threshold, seed):
+        marked[first[rows]] |= _repeats(units[first[rows]], least)
     return marked
 
 

@@ -178,5 +178,6 @@ def _bit_sums(tensor: torch.Tensor) -> torch.Tensor:
     """Exact whatever the order of summation, and different when one element is."""
     bits = tensor.detach().contiguous().flatten().view(_INTEGERS[tensor.element_size()])
     whole = len(bits) // _CHUNK * _CHUNK
-    sums = bits[:whole].view(-1, _CHUNK).sum(dim=1, dtype=torch.int64)
-    return torch.cat([sums, bits[whole:].sum(dtype=torch.int64)[None]])
+    stretches = bits[:whole].view(-1, _CHUNK)
+    sums = [stretches.sum(dim=side, dtype=torch.int64) for side in (0, 1)]  # across as well: two may change places
+    return torch.cat([*sums, bits[whole:].to(torch.int64)])

@@ -68,7 +68,10 @@ class Coreset:
         """
         found = jsonl.read_json(path)
         try:
-            return cls(found["strategy"], found["scorer"], found["rows"], found["of"], found["seconds"])
+            rows, of = found["rows"], found["of"]
+            if len(set(rows)) < len(rows) or not all(isinstance(row, int) and 0 <= row < of for row in rows):
+                raise TypeError
+            return cls(found["strategy"], found["scorer"], rows, of, found["seconds"])
         except (KeyError, TypeError):
             raise DataError(f"{path}: does not say which rows were selected; restore it, or start a new run") from None
 
@@ -80,7 +83,7 @@ def needs_model(strategy: str) -> bool:
         >>> needs_model("hybrid"), needs_model("diversity")
         (True, False)
     """
-    # It brings scikit-learn and SciPy along, which a run without a coreset need not wait for.
+    # It brings SciPy along, which a run without a coreset need not wait for.
     from sage.libs.finetune.agent.selection.coreset import STRATEGIES
 
     return STRATEGIES[strategy].losses
@@ -166,6 +169,8 @@ def in_words(manifest: dict[str, Any]) -> str:
     entry = manifest.get("coreset")
     if entry is None:
         return ""
+    if entry["size"] == entry["of"]:
+        return f"all {entry['of']:,} rows, which are no more than a coreset was to have"
     share = f"{entry['size']:,} of {entry['of']:,} rows ({entry['size'] / entry['of']:.1%})"
     if entry.get("stand_in"):
         return f"{share} at random, which stand here for those that {entry['strategy']} will select by their losses"

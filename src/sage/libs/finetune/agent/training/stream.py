@@ -32,6 +32,7 @@ from sage.libs.finetune.agent.models.batches import rows_loss
 from sage.libs.finetune.agent.models.load import LoadedModel
 from sage.libs.finetune.agent.preflight.faults import allowed_kinds
 from sage.libs.finetune.agent.progress import Progress, silent
+from sage.libs.finetune.agent.selection.texts import task_of
 from sage.libs.finetune.agent.training import processes
 from sage.libs.finetune.agent.training.ask import ask_turns
 from sage.libs.finetune.agent.training.data import TokenRows, token_rows
@@ -234,13 +235,14 @@ class _TaskTrainer(AgentSFTTrainer):
 
     def _rows(self, reference: str) -> TokenRows:
         data = super()._rows(reference)
-        return replace(data, samples=[_of_task(sample, self._task) for sample in data.samples])
+        named = {id(sample): _of_task(sample, self._task) for sample in data.samples}  # windows share their row's
+        return replace(data, samples=[named[id(sample)] for sample in data.samples])
 
 
 def _of_task(sample: Sample, task: str) -> Sample:
     """The sample with a task in its metadata: its own, else the one given."""
     metadata = sample.get("metadata") or {}
-    return sample if metadata.get("task_type") is not None else {**sample, "metadata": {**metadata, "task_type": task}}
+    return sample if task_of(sample) else {**sample, "metadata": {**metadata, "task_type": task}}
 
 
 def _asked(loaded: LoadedModel, task: StreamTask, progress: Progress) -> tuple[dict[str, Any], list[dict[str, Any]]]:

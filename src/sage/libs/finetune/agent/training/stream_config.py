@@ -30,7 +30,8 @@ _OF_A_TASK = ("train_data", "eval_data")
 _OF_THE_STREAM = (
     "base_model", "output_dir", "tool_format", "dtype", "max_new_tokens",
     "use_lora", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora", "use_rslora",
-    "load_in_4bit", "load_in_8bit", "use_online_continual", "continual_buffer_size", "continual_strategy",
+    "init_lora_weights", "load_in_4bit", "load_in_8bit", "use_online_continual", "continual_buffer_size",
+    "continual_strategy",
 )  # fmt: skip
 """What one adapter, one buffer and one matrix of scores need to be the same for all tasks."""
 _MADE_HERE = {"continual_buffer_path": "each task goes on with the buffer of the one before it"}
@@ -162,7 +163,7 @@ def _task(given: object, number: int, common: Mapping[str, Any]) -> StreamTask:
     if not isinstance(given, Mapping):
         raise ConfigError(f"{place}: expected a mapping with name, train_data and eval_data, found {given!r:.80}")
     named = _named(given)
-    missing = [repr(name) for name in ("name", *_OF_A_TASK) if name not in named]
+    missing = [repr(name) for name in ("name", *_OF_A_TASK) if named.get(name) in (None, "")]
     if missing:
         raise ConfigError(f"{place}: {' and '.join(missing)} must be given")
     name = named.pop("name")

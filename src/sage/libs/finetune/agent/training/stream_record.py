@@ -83,7 +83,7 @@ def read_stream(folder: str | Path) -> StreamResult:
 
 
 def open_record(config: StreamConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """What to go on with; everything that can be found wrong before the work is found here.
+    """What to go on with; what can be found wrong before the work is found here.
 
     Returns:
         The record, a new one where there is none; and a hash of each task's held-out rows. A score of a task that has
@@ -99,6 +99,8 @@ def open_record(config: StreamConfig) -> tuple[dict[str, Any], dict[str, str]]:
     held_out = {task.name: samples_hash(load_samples(task.eval_data)) for task in config.tasks}
     if path.exists():
         record: dict[str, Any] = jsonl.read_json(path)
+        if "self_rows" not in record and not record["tasks"] and not record["scores"]:
+            record["stream"] = stream  # nothing came of it yet; a run that has begun looks after its own settings
         _require_same(path, record, stream, [finished(task, held_out[task.name]) for task in config.tasks])
     elif config.output_dir.is_dir() and any(config.output_dir.iterdir()):
         raise ConfigError(f"'output_dir': {config.output_dir} is not empty and holds no stream; give a new folder")
@@ -109,6 +111,8 @@ def open_record(config: StreamConfig) -> tuple[dict[str, Any], dict[str, str]]:
     for task in config.tasks[len(record["tasks"]) :]:
         next(iter(imported(task.settings.train_data)))
     config.output_dir.mkdir(parents=True, exist_ok=True)
+    if not path.exists():  # before anything else is in the folder, so that a kill leaves a stream to go on with
+        jsonl.write_json(path, record)
     return record, held_out
 
 
@@ -145,6 +149,7 @@ def _require_same(
     path: Path, record: Mapping[str, Any], stream: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]
 ) -> None:
     differences = _differences(record["stream"], stream)
+    scored = {name for row in record["scores"] for name in row["of"]}
     for number, before in enumerate(record["tasks"], start=1):
         now = tasks[number - 1] if number <= len(tasks) else None
         if now is None or before["name"] != now["name"]:
@@ -153,8 +158,9 @@ def _require_same(
             continue
         # A version with fewer settings wrote no value for the others, and ran with what is their default.
         defaults = AgentSFTConfig(base_model="-", train_data="-").to_dict()
-        changed = _differences({**defaults, **before["settings"]}, now["settings"])
-        if before["eval_sha256"] != now["eval_sha256"]:
+        free = () if before["name"] in scored else ("eval_data",)
+        changed = _differences({**defaults, **before["settings"]}, now["settings"], free)
+        if before["eval_sha256"] != now["eval_sha256"] and not free:
             changed.append("the rows of its eval_data are other ones")
         differences += [f"task '{now['name']}': {each}" for each in changed]
     if differences:
@@ -164,8 +170,12 @@ def _require_same(
         )
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [f"{name} was {before[name]!r} and is {value!r}" for name, value in now.items() if before[name] != value]
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str] = ()) -> list[str]:
+    return [
+        f"{name} was {before[name]!r} and is {value!r}"
+        for name, value in now.items()
+        if name not in free and before[name] != value
+    ]
 
 
 def _figures(result: StreamResult) -> dict[str, Any]:

@@ -71,6 +71,10 @@ class SelectConfig(Config):
     def conflicts(self) -> list[str]:
         """The input is neither overwritten nor added to; size and band are numbers that make sense."""
         faults = output_faults(Path(self.input), self.output)
+        if self.output.suffix == ".png":
+            faults.append("'output': the picture would overwrite the rows; give another ending, such as .jsonl")
+        if self.wanted is not None and self.wanted.resolve() == self.output.resolve():
+            faults.append("'output' is the file of 'wanted'; give another name")
         for read in (_size, lambda config: _band("loss_band", config), lambda config: _band("ifd_band", config)):
             try:
                 read(self)
