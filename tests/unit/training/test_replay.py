@@ -13,7 +13,7 @@ import pytest
 from tests.tiny import tiny_tokenizer
 from tests.unit.training.conftest import conversation
 
-from sage.libs.finetune.agent import AgentSFTTrainer, ConfigError, TrainingResult
+from sage.libs.finetune.agent import AgentSFTConfig, AgentSFTTrainer, ConfigError, TrainingResult
 from sage.libs.finetune.agent.continual.learner import OnlineContinualLearner
 from sage.libs.finetune.agent.models.batches import rows_loss
 from sage.libs.finetune.agent.training.data import token_rows
@@ -318,3 +318,9 @@ def test_what_a_killed_save_left_is_removed(replaying: Any) -> None:
         path.write_text("{")
     AgentSFTTrainer(replaying(max_steps=1)).train(resume=True)
     assert not any(path.exists() for path in leftovers)
+
+
+def test_a_buffer_of_the_run_before_is_not_forgotten_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "replay_buffer").mkdir()
+    AgentSFTTrainer(AgentSFTConfig(str(tmp_path), "agent_sft:train", use_online_continual=True))
+    assert f"give continual_buffer_path: {tmp_path / 'replay_buffer'}" in caplog.text

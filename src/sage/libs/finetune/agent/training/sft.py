@@ -41,7 +41,7 @@ from sage.libs.finetune.agent.training.fit import fit
 from sage.libs.finetune.agent.training.guards import told_of_disk, told_of_memory
 from sage.libs.finetune.agent.training.replay import Replay
 from sage.libs.finetune.agent.training.replay import in_words as replay_in_words
-from sage.libs.finetune.agent.training.run import CORESET, claim_folder, write_start
+from sage.libs.finetune.agent.training.run import CORESET, REPLAY_BUFFER, claim_folder, write_start
 from sage.libs.finetune.agent.types import EvalResult, TrainingResult
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class AgentSFTTrainer:
 
     def __init__(self, config: AgentSFTConfig, progress: Progress | None = None) -> None:
         _warn_of_settings_without_effect(config)
+        _warn_of_a_buffer_left_behind(config)
         self._allowed = allowed_kinds(config.allow)
         processes.join()
         self.config = config
@@ -310,6 +311,14 @@ def _warn_of_settings_without_effect(config: AgentSFTConfig) -> None:
         idle = [name for name in names if getattr(config, name) != getattr(defaults, name)]
         if idle and not getattr(config, switch):
             logger.warning("%s: no effect while %s is false", ", ".join(idle), switch)
+
+
+def _warn_of_a_buffer_left_behind(config: AgentSFTConfig) -> None:
+    left = Path(config.base_model) / REPLAY_BUFFER
+    if config.use_online_continual and config.continual_buffer_path is None and left.is_dir():
+        logger.warning(
+            "the replay buffer begins empty; to go on with the last run's give continual_buffer_path: %s", left
+        )
 
 
 def _require_same_data(folder: Path, now: dict[str, Any]) -> None:
