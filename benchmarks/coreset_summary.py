@@ -1,8 +1,8 @@
 """What the runs of `coreset.py` come to: means with intervals, paired differences, and the picture in the docs.
 
 Two things are uncertain: which held-out rows were asked, and what the seed did to the training. The interval of a mean
-is Student's over seeds; beside it stands Wilson's over all turns of all seeds. A difference between two strategies is
-taken on the same rows and seeds, and its interval is a bootstrap over both.
+is Student's over seeds; beside it stands Wilson's over the turns, each counted once however many seeds asked it. A
+difference between two strategies is taken on the same rows and seeds, and its interval is a bootstrap over both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def summary(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for (arm, budget), runs in by_arm(results).items():
         accuracies = [run["accuracy"] for run in runs]
         mean = statistics.fmean(accuracies)
-        turns = sum(run["turns"] for run in runs)
+        turns = runs[0]["turns"]
         wilson = wilson_interval(round(mean * turns), turns)
         share = {
             flaw: statistics.fmean(run["flaws"][flaw] / run["rows"] for run in runs) for flaw in FLAWS
@@ -151,7 +151,7 @@ def draw(name: str, path: Path = PICTURE) -> Path:
     left.set_xticks(sorted({line["budget"] for line in lines if line["budget"] is not None}))
     left.set_xlabel("share of the pool that is trained on, same number of steps")
     left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    facts = f"mean of {len(full['seeds'])} seeds; bars: 95% over {result['held_out']['turns']} turns x seeds"
+    facts = f"mean of {len(full['seeds'])} seeds; bars: 95% (Wilson) of {result['held_out']['turns']} turns"
     set_title_of(left, "Held-out turns answered right", facts)
     _draw_flaws(right, lines, arms, result["pool"])
     right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
