@@ -59,9 +59,10 @@ class CoresetSelector:
 
     For 10 to 30% of a pool that is imbalanced, repeats itself and has broken rows in it we recommend `ifd_diversity`:
     coverage of what is left when the outliers of difficulty are cut, with a `task_quota` where one task outweighs all
-    others. Coverage passes over near-duplicates by itself. Dropping them
-    before (`near_duplicates`) is for strategies that go by a score alone: here it takes the weight from what is often
-    said, and so sound, and broken rows come up.
+    others. It takes the fewest flawed rows; that short trainings end better for it than with random rows is not shown
+    (docs/selection.md). Coverage passes over near-duplicates by itself. Dropping them before (`near_duplicates`) is
+    for strategies that go by a score alone: here it takes the weight from what is often said, and so sound, and broken
+    rows come up.
 
     Args:
         strategy: `loss_topk` (highest loss), `diversity` (coverage of features), `hybrid` (loss, then coverage given
