@@ -149,7 +149,8 @@ def cut_short(folder: Path, two: Path) -> Path:
     workers = {worker.environ()["RANK"]: worker for worker in psutil.Process(second.pid).children()}
     workers["1"].kill()
     code, _, said = finished(second)
-    assert code == 1 and len(said) == 1 and said[0].startswith("error: train: process 1 was ended by SIGKILL"), said
+    # The one that is left may notice that its partner is gone, and say so, before it is ended.
+    assert code == 1 and len(said) <= 2 and said[-1].startswith("error: train: process 1 was ended by SIGKILL"), said
     return run
 
 
