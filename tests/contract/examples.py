@@ -79,3 +79,89 @@ sft_data = collect_and_convert(
 # Load trajectories from file
 trajectories = load_trajectories("trajectories.jsonl")
 """
+
+SELECTOR = """
+selector = CoresetSelector(
+    strategy="hybrid",
+    target_size=1000,
+    loss_ratio=0.6,
+)
+
+# Select best samples
+selected = selector.select(all_samples, model=my_model)
+print(f"Selected {len(selected)} samples")
+
+# Just compute losses
+losses = selector.compute_losses(all_samples, model=my_model)
+"""
+
+LEARNER = """
+learner = OnlineContinualLearner(
+    buffer_size=2048,
+    replay_ratio=0.25,
+)
+
+for batch in data_loader:
+    # Mix with replay
+    mixed_batch = learner.mix_with_replay(batch)
+
+    # Train step
+    loss = train_step(mixed_batch)
+
+    # Update buffer
+    learner.update_buffer(batch)
+"""
+
+MIXER = """
+config = MixerConfig(
+    task_weights={
+        "tool_selection": 0.35,
+        "planning": 0.30,
+        "timing": 0.20,
+        "general": 0.15,
+    },
+    strategy="weighted",
+)
+
+mixer = MultiTaskMixer(config)
+
+# Mix datasets
+mixed_data = mixer.mix({
+    "tool_selection": tool_selection_samples,
+    "planning": planning_samples,
+    "timing": timing_samples,
+    "general": general_samples,
+})
+
+# Check distribution
+dist = mixer.get_task_distribution(mixed_data)
+print(f"Task distribution: {dist}")
+"""
+
+EVALUATOR = """
+from sage.libs.finetune.agent import (
+    AgentCapabilityEvaluator, CapabilityScore, CapabilityReport
+)
+
+evaluator = AgentCapabilityEvaluator()
+
+# Full evaluation
+report = evaluator.evaluate(model, {
+    "tool_use": tool_test_data,
+    "planning": planning_test_data,
+    "reasoning": reasoning_test_data,
+})
+
+# Print summary
+print(report.summary())
+# Output:
+# Agent Capability Report
+# -----------------------
+# Tool Use: 0.92 (n=500)
+# Planning: 0.78 (n=300)
+# Reasoning: 0.85 (n=400)
+# Overall: 0.85
+
+# Access individual scores
+tool_score = report.get_score("tool_use")
+"""

@@ -78,6 +78,15 @@ CONFIGS = (
             P("continual_replay_ratio", "float", 0.25),
         ),
     ),
+    Entry(
+        "RLTrainingConfig",
+        (
+            P("algorithm", "str", "ppo"),
+            P("reward_model", "str | None", None),
+            P("kl_coef", "float", 0.1),
+            P("gamma", "float", 0.99),
+        ),
+    ),
 )
 
 TRAINING = (
@@ -156,4 +165,72 @@ TRAJECTORIES = (
     Entry("load_trajectories", (P("path"),)),
 )
 
-REFERENCE = (*CONFIGS, *TRAINING, *TRAJECTORIES)
+SELECTION_AND_REPLAY = (
+    Entry(
+        "CoresetSelector",
+        (P("strategy", "str", "hybrid"), P("target_size", "int", 1000), P("loss_ratio", "float", 0.6)),
+        (
+            Method("select", (P("samples"), P("model", default=None)), "list"),
+            Method("compute_losses", (P("samples"), P("model")), "list[float]"),
+            Method("compute_diversity", (P("samples"),)),
+        ),
+    ),
+    Entry(
+        "OnlineContinualLearner",
+        (
+            P("buffer_size", "int", 2048),
+            P("replay_ratio", "float", 0.25),
+            P("selection_strategy", "str", "reservoir"),
+        ),
+        (
+            Method("mix_with_replay", (P("batch"),), "dict"),
+            Method("update_buffer", (P("batch"),), "None"),
+            Method("get_replay_samples", (P("n"),), "list"),
+            Method("clear_buffer", (), "None"),
+        ),
+    ),
+)
+
+MULTI_TASK = (
+    Entry(
+        "MixerConfig",
+        (
+            P("task_weights", "dict[str, float]", REQUIRED),
+            P("strategy", "str", "weighted"),
+            P("shuffle", "bool", True),
+        ),
+    ),
+    Entry("TaskSample", (P("task_type", "str"), P("data", "dict"), P("source", "str | None"))),
+    Entry(
+        "MultiTaskMixer",
+        (P("config", "MixerConfig"),),
+        (
+            Method("mix", (P("task_datasets"),), "list[TaskSample]"),
+            Method("get_task_distribution", (P("samples"),), "dict[str, int]"),
+        ),
+    ),
+)
+
+EVALUATION = (
+    Entry(
+        "AgentCapabilityEvaluator",
+        methods=(
+            Method("evaluate", (P("model"), P("test_sets")), "CapabilityReport"),
+            Method("evaluate_capability", (P("model"), P("cap"), P("data")), "CapabilityScore"),
+        ),
+    ),
+    Entry(
+        "CapabilityScore",
+        (P("capability", "str"), P("score", "float"), P("num_samples", "int"), P("details", "dict")),
+    ),
+    Entry(
+        "CapabilityReport",
+        methods=(
+            Method("summary", (), "str"),
+            Method("to_dict", (), "dict"),
+            Method("get_score", (P("capability"),), "float"),
+        ),
+    ),
+)
+
+REFERENCE = (*CONFIGS, *TRAINING, *SELECTION_AND_REPLAY, *TRAJECTORIES, *MULTI_TASK, *EVALUATION)

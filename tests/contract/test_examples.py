@@ -128,3 +128,80 @@ def test_trainer(capsys: pytest.CaptureFixture[str]) -> None:
     again = agent.AgentSFTTrainer(left["config"])
     again.load_model("./my_agent_model")
     assert again.evaluate("agent_sft:test").loss == pytest.approx(eval_result.loss, rel=1e-3)
+
+
+class Sequences:
+    """A model by the losses of its samples, as `compute_losses` takes one."""
+
+    def sample_losses(self, samples: list[Any]) -> list[float]:
+        return [float(len(json.dumps(sample))) for sample in samples]
+
+
+def chat_rows(n: int) -> list[dict[str, Any]]:
+    turns = [("user", "What is {0} + {0}?"), ("assistant", "{0} and {0} make twice {0}.")]
+    return [{"messages": [{"role": role, "content": text.format(i)} for role, text in turns]} for i in range(n)]
+
+
+def test_selector(capsys: pytest.CaptureFixture[str]) -> None:
+    samples = chat_rows(1200)
+    left = run(examples.SELECTOR, all_samples=samples, my_model=Sequences())
+    assert capsys.readouterr().out == "Selected 1000 samples\n"
+    assert all(any(sample is one for one in samples) for sample in left["selected"][:5])
+    assert left["losses"] == Sequences().sample_losses(samples)
+
+
+def test_learner() -> None:
+    batches = [{"input_ids": [[start + i] for i in range(8)]} for start in range(0, 32, 8)]
+    sizes: list[int] = []
+    left = run(
+        examples.LEARNER, data_loader=batches, train_step=lambda batch: sizes.append(len(batch["input_ids"])) or 0.0
+    )
+    assert sizes == [8, 10, 10, 10]
+    assert len(left["learner"]) == 32
+
+
+def test_mixer(capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = {"tool_selection": 400, "planning": 400, "timing": 300, "general": 200}
+    given = {f"{task}_samples": chat_rows(n) for task, n in tasks.items()}
+    left = run(examples.MIXER, **given)
+    shares = {task: count / len(left["mixed_data"]) for task, count in left["dist"].items()}
+    assert capsys.readouterr().out == f"Task distribution: {left['dist']}\n"
+    assert sum(left["dist"].values()) == len(left["mixed_data"])
+    for task, weight in left["config"].task_weights.items():
+        assert abs(shares[task] - weight) * len(left["mixed_data"]) < 1
+
+
+TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}}
+
+
+def asked(n: int, gold: Any, tools: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {"id": str(i), "messages": [{"role": "user", "content": str(i)}], "tools": tools, "gold": gold}
+        for i in range(n)
+    ]
+
+
+def test_evaluator(capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference's own output, to the letter, from a model that is right as often as the one there."""
+
+    def model(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+        number = int(messages[-1]["content"])
+        if tools:
+            return '{"name": "find", "arguments": {}}' if number < 460 else "No idea."
+        if "plan" in messages[0]["content"]:
+            return "1. wash\n2. cook" if number < 234 else "1. sleep"
+        return "Answer: 7" if number < 340 else "Answer: 8"
+
+    def with_system(rows: list[dict[str, Any]], words: str) -> list[dict[str, Any]]:
+        return [{**row, "messages": [{"role": "system", "content": words}, *row["messages"]]} for row in rows]
+
+    left = run(
+        examples.EVALUATOR,
+        model=model,
+        tool_test_data=asked(500, {"calls": [{"name": "find", "arguments": {}}]}, [TOOL]),
+        planning_test_data=with_system(asked(300, {"plan": ["wash", "cook"]}, []), "Make a plan."),
+        reasoning_test_data=with_system(asked(400, {"answer": 7, "kind": "number"}, []), "Think."),
+    )
+    shown = examples.EVALUATOR.split("# Output:\n")[1].split("\n\n")[0]
+    assert capsys.readouterr().out == shown.replace("# ", "") + "\n"
+    assert left["tool_score"] == pytest.approx(0.92)

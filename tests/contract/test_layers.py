@@ -24,7 +24,7 @@ from tests.contract.source_files import (
 import sage.libs.finetune.agent as agent
 
 LAYERS = {
-    "vocabulary": ("errors", "types", "registry", "config", "answers", "chatml", "jsonl", "progress"),
+    "vocabulary": ("errors", "types", "registry", "config", "rl_config", "answers", "chatml", "jsonl", "progress"),
     "services": ("schemas", "tokenization", "models"),
     "stages": (
         "sources",
@@ -34,9 +34,19 @@ LAYERS = {
         "conversion",
         "selection",
         "continual",
+        "mixing",
         "evaluation",
     ),
-    "composition": ("training", "pipeline", "exchange", "validation", "quickstart", "reporting", "cli"),
+    "composition": (
+        "training",
+        "pipeline",
+        "exchange",
+        "validation",
+        "capabilities",
+        "quickstart",
+        "reporting",
+        "cli",
+    ),
 }
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
 ALLOWED = {

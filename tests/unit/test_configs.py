@@ -16,13 +16,13 @@ from sage.libs.finetune.agent.training.stream_config import StreamConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STREAM = CONFIGS / "stream.yaml"
-TRAINING = sorted(set(CONFIGS.glob("*.yaml")) - {STREAM})
+TRAINING = sorted(set(CONFIGS.glob("*.yaml")) - {STREAM, *CONFIGS.glob("rl*.yaml")})
 ACCELERATE = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 
 
 def test_all_examples_are_there() -> None:
     assert [path.stem for path in TRAINING] == [
-        "laptop_cpu", "sft_dora_loraplus_1gpu", "sft_full_8gpu_fsdp", "sft_lora_1gpu", "sft_lora_8gpu_zero3",
+        "laptop_cpu", "mix", "sft_dora_loraplus_1gpu", "sft_full_8gpu_fsdp", "sft_lora_1gpu", "sft_lora_8gpu_zero3",
         "sft_qlora_1gpu",
     ]  # fmt: skip
     assert [path.stem for path in ACCELERATE] == ["ddp", "deepspeed_zero3", "fsdp2"]

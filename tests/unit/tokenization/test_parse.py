@@ -217,3 +217,8 @@ def test_any_text_is_read_or_refused_with_its_words(text: str) -> None:
 @settings(max_examples=100, deadline=None)
 def test_words_without_brackets_are_always_words(content: str) -> None:
     assert reads_as_words(content)
+
+
+def test_a_deep_nest_is_left_at_once() -> None:  # each of its brackets was tried, which took seconds
+    parsed = parse_reply('{"a": ' * 30_000 + '\n{"name": "find", "arguments": {"q": "tea"}}')
+    assert [call.name for call in parsed.calls] in ([], ["find"])

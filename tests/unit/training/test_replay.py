@@ -15,6 +15,7 @@ from tests.unit.training.conftest import conversation
 
 from sage.libs.finetune.agent import AgentSFTConfig, AgentSFTTrainer, ConfigError, TrainingResult
 from sage.libs.finetune.agent.continual.learner import OnlineContinualLearner
+from sage.libs.finetune.agent.errors import ModelError
 from sage.libs.finetune.agent.models.batches import rows_loss
 from sage.libs.finetune.agent.training.data import token_rows
 from sage.libs.finetune.agent.training.dry_run import plan_training
@@ -322,5 +323,7 @@ def test_what_a_killed_save_left_is_removed(replaying: Any) -> None:
 
 def test_a_buffer_of_the_run_before_is_not_forgotten_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "replay_buffer").mkdir()
-    AgentSFTTrainer(AgentSFTConfig(str(tmp_path), "agent_sft:train", use_online_continual=True))
+    config = AgentSFTConfig(str(tmp_path), "agent_sft:train", use_online_continual=True, output_dir=tmp_path / "run")
+    with pytest.raises(ModelError):  # there is no model in the folder
+        AgentSFTTrainer(config).train()
     assert f"give continual_buffer_path: {tmp_path / 'replay_buffer'}" in caplog.text

@@ -1,9 +1,10 @@
 """Fine-tune language models on agent tasks: collect, filter, convert, train, evaluate.
 
-vocabulary      errors  types  registry  config  answers  chatml  jsonl  progress        standard library only
+vocabulary      errors  types  registry  config  rl_config  answers  chatml  jsonl  progress     standard library only
 services        schemas/  tokenization/  models/
-stages          sources/  preflight/  environments/  trajectories/  conversion/  selection/  continual/  evaluation/
-composition     exchange  validation  training/  pipeline  quickstart  reporting/  cli/
+stages          sources/  preflight/  environments/  trajectories/  conversion/  selection/  continual/  mixing/
+                evaluation/
+composition     exchange  validation  training/  capabilities/  pipeline  quickstart  reporting/  cli/
 
 A stage imports the vocabulary and the services, never another stage; composition chains them. The public names below
 load on first use, so importing this package loads neither torch nor transformers.
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from sage.libs.finetune.agent._version import __version__
 
 if TYPE_CHECKING:
+    from sage.libs.finetune.agent.capabilities.evaluator import AgentCapabilityEvaluator
+    from sage.libs.finetune.agent.capabilities.report import CapabilityReport
     from sage.libs.finetune.agent.config import AgentSFTConfig
     from sage.libs.finetune.agent.continual.learner import OnlineContinualLearner
     from sage.libs.finetune.agent.conversion.converter import SFTConversionConfig, TrajectoryToSFTConverter
@@ -32,8 +35,13 @@ if TYPE_CHECKING:
         TrainingError,
         TrajectoryError,
     )
+    from sage.libs.finetune.agent.evaluation.report import CapabilityScore
+    from sage.libs.finetune.agent.mixing.config import MixerConfig
+    from sage.libs.finetune.agent.mixing.mixer import MultiTaskMixer
     from sage.libs.finetune.agent.pipeline import collect_and_convert
+    from sage.libs.finetune.agent.rl_config import RLTrainingConfig
     from sage.libs.finetune.agent.selection.coreset import CoresetSelector
+    from sage.libs.finetune.agent.training.rl.trainer import AgentRLTrainer
     from sage.libs.finetune.agent.training.sft import AgentSFTTrainer
     from sage.libs.finetune.agent.trajectories.agents import ModelAgent
     from sage.libs.finetune.agent.trajectories.collector import CollectorConfig, TrajectoryCollector
@@ -50,6 +58,8 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "capabilities.evaluator": ("AgentCapabilityEvaluator",),
+    "capabilities.report": ("CapabilityReport",),
     "config": ("AgentSFTConfig",),
     "continual.learner": ("OnlineContinualLearner",),
     "conversion.converter": ("SFTConversionConfig", "TrajectoryToSFTConverter"),
@@ -65,8 +75,13 @@ _HOMES = {
         "TrainingError",
         "TrajectoryError",
     ),
+    "evaluation.report": ("CapabilityScore",),
+    "mixing.config": ("MixerConfig",),
+    "mixing.mixer": ("MultiTaskMixer",),
     "pipeline": ("collect_and_convert",),
+    "rl_config": ("RLTrainingConfig",),
     "selection.coreset": ("CoresetSelector",),
+    "training.rl.trainer": ("AgentRLTrainer",),
     "training.sft": ("AgentSFTTrainer",),
     "trajectories.agents": ("ModelAgent",),
     "trajectories.collector": ("CollectorConfig", "TrajectoryCollector"),
@@ -78,10 +93,14 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AgentCapabilityEvaluator",
     "AgentFinetuneError",
+    "AgentRLTrainer",
     "AgentSFTConfig",
     "AgentSFTTrainer",
     "AgentTrajectory",
+    "CapabilityReport",
+    "CapabilityScore",
     "CollectorConfig",
     "ConfigError",
     "CoresetSelector",
@@ -90,9 +109,12 @@ __all__ = [
     "EvalResult",
     "FunctionEnvironment",
     "GymnasiumEnvironment",
+    "MixerConfig",
     "ModelAgent",
     "ModelError",
+    "MultiTaskMixer",
     "OnlineContinualLearner",
+    "RLTrainingConfig",
     "SFTConversionConfig",
     "ScoringError",
     "StepResult",

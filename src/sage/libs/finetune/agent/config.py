@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -128,7 +128,10 @@ class AgentSFTConfig(Config):
     base_model: str = option(
         help="model id, folder, or smollm2-135m-instruct (embedded)", aliases=("model_name_or_path", "model")
     )
-    train_data: str = option(help="JSONL file or reference such as agent_sft:train", aliases=("dataset_name",))
+    train_data: str = option(
+        help="JSONL file or reference such as agent_sft:train; several as a.jsonl:0.7,b.jsonl:0.3 are mixed by weight",
+        aliases=("dataset_name",),
+    )
     eval_data: str | None = option(None, "the same, for evaluation after training", aliases=("eval_dataset",))
     output_dir: Path = option(Path(".sage/finetune/"), "run folder")
     num_epochs: int = option(3, "passes over the training rows", low=1, aliases=("num_train_epochs",))
@@ -203,6 +206,18 @@ class AgentSFTConfig(Config):
     eval_rows: int = option(32, "rows of eval_data whose turns are asked for during training; 0: loss only", low=0)
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = option("none", "also log to this tracker")
     run_name: str | None = option(None, "name of the run in the tracker; the run folder's name by default")
+    mixing_strategy: Literal["weighted", "proportional", "temperature", "balanced"] = option(
+        "weighted", "shares of several data sets: their weights, their sizes, powers of these, or equal ones"
+    )
+    mixing_size: int | None = option(
+        None, "rows of the mix, repeats counted; by default as many as bring in every row once", low=1
+    )
+    mixing_temperature: float = option(2.0, "temperature: shares are sizes to the power of 1 / it", above=0.0)
+    mixing_max_repeats: float = option(4.0, "how often a mix may repeat a row at most; it is smaller then", low=1.0)
+
+    def __post_init__(self) -> None:
+        self.train_data = _one_text("train_data", self.train_data)
+        super().__post_init__()
 
     def conflicts(self) -> list[str]:
         """Variants of LoRA need LoRA; a name with nothing in it names no model or data."""
@@ -233,6 +248,23 @@ class AgentSFTConfig(Config):
         named = {name: getattr(self, name) for name in ("base_model", "train_data", "eval_data")}
         faults += [f"'{name}' is empty" for name, value in named.items() if value is not None and not value.strip()]
         return faults
+
+
+def _one_text(name: str, given: Any) -> Any:
+    """Several data sets as text; YAML has them as a list of texts, or a mapping of reference to weight (or null)."""
+    if not isinstance(given, Mapping | list | tuple):
+        return given
+    pairs = list(given.items()) if isinstance(given, Mapping) else [(reference, None) for reference in given]
+    for reference, weight in pairs:
+        number = _convert(weight, float)
+        if not isinstance(reference, str) or "," in reference or not (weight is None or isinstance(number, float)):
+            raise ConfigError(
+                f"'{name}': expected references without a comma and a number for each weight, found "
+                f"{_shown({reference: weight} if isinstance(given, Mapping) else reference)}"
+            )
+    return ", ".join(
+        reference if weight is None else f"{reference}:{_convert(weight, float)!r}" for reference, weight in pairs
+    )
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -278,6 +310,16 @@ def _convert(value: Any, hint: Any) -> Any:
     """The value as `hint`, or `_NO`. Text (flags; YAML's `1e-3`) is read as numbers and switches."""
     if typing.get_origin(hint) is Literal:
         return value if value in typing.get_args(hint) else _NO
+    if hint is Any:
+        return value
+    if typing.get_origin(hint) is list:  # text is a list separated by commas
+        items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+        return _all_converted(items, typing.get_args(hint)[0]) if isinstance(items, list | tuple) else _NO
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            return _NO
+        found = _all_converted([*value.values()], typing.get_args(hint)[1])
+        return _NO if found is _NO else dict(zip(value, found, strict=True))
     if hint is types.NoneType:
         return None if value in (None, "none", "null") else _NO
     if hint is bool:
@@ -297,6 +339,12 @@ def _convert(value: Any, hint: Any) -> Any:
     return value if isinstance(value, hint) else _NO
 
 
+def _all_converted(values: Sequence[Any], hint: Any) -> Any:
+    """The values as `hint`, or `_NO` when one of them is none."""
+    found = [_convert(value, hint) for value in values]
+    return _NO if any(value is _NO for value in found) else found
+
+
 def _shown(value: Any) -> str:
     """The value for a message, with the middle of a very long one left out."""
     if isinstance(value, int) and value.bit_length() > 128:
@@ -308,5 +356,9 @@ def _shown(value: Any) -> str:
 def _name(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        return f"a list of {_name(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) is dict:
+        return f"a mapping of {' to '.join(_name(of) for of in typing.get_args(hint))}"
     names = {types.NoneType: "null", int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return names.get(hint, "a path" if hint is Path else str(hint))
+    return {**names, Path: "a path", Any: "anything"}.get(hint, str(hint))

@@ -2,9 +2,9 @@
 
 Every flag starts out as "not given", so that a value from the YAML file stands unless a flag was typed. Values pass
 through as text: the Config reads and checks them, wherever they came from, so there is one set of rules and messages.
-Field metadata that is read here, besides that of `option`: `positional` (an argument rather than a flag), `short` (a
-one-letter flag), `flag` (the flag's name, where it is not the field's: Python has no field called `from`), `file_only`
-(no flag: what a command line cannot hold, such as a list of tasks).
+Field metadata that is read here, besides that of `option`: `positional` (an argument rather than a flag; a list takes
+one or more), `short` (a one-letter flag), `flag` (the flag's name, where it is not the field's: Python has no field
+called `from`), `file_only` (no flag: what a command line cannot hold, such as a list of tasks).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def parameters(config: type[Config]) -> list[inspect.Parameter]:
         if spec.metadata.get("file_only"):
             continue
         choices = _choices(hints[spec.name])
-        found.append(_parameter(spec.name, choices, _declared(spec, choices)))
+        several = spec.metadata.get("positional") and any(typing.get_origin(choice) is list for choice in choices)
+        found.append(_parameter(spec.name, choices, _declared(spec, choices), list[str] if several else str))
         for alias in [name for name in spec.metadata.get("aliases", ()) if name != spec.metadata.get("flag")]:
             found.append(_parameter(alias, choices, typer.Option(None, *_flags(alias, choices), hidden=True)))
     return found
@@ -48,7 +49,7 @@ def flags_given(config: type[Config], parsed: Mapping[str, Any]) -> dict[str, An
     given: dict[str, Any] = {}
     names = _names(config)
     for typed, value in parsed.items():
-        if typed not in names or value is None:
+        if typed not in names or value is None or value == []:  # a list of nothing typed
             continue
         if names[typed] in given:
             raise ConfigError(f"{_flag(typed)} and {_flag(names[typed])} are the same setting; give one of them")
@@ -75,8 +76,8 @@ def build_config(config: type[Config], file: Path | None, given: Mapping[str, An
     return config.from_dict({**kept, **given}, where=f"{file} and flags" if given else str(file))
 
 
-def _parameter(name: str, choices: tuple[Any, ...], declared: Any) -> inspect.Parameter:
-    annotation = bool | None if bool in choices else str | None
+def _parameter(name: str, choices: tuple[Any, ...], declared: Any, text: Any = str) -> inspect.Parameter:
+    annotation = bool | None if bool in choices else text | None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=declared, annotation=annotation)
 
 
@@ -126,6 +127,7 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 def _metavar(choices: tuple[Any, ...]) -> str:
     words: list[str] = []
     for choice in choices:
+        choice = str if typing.get_origin(choice) is list else choice  # separated by commas
         words += typing.get_args(choice) if typing.get_origin(choice) is Literal else [_METAVARS[choice]]
     return "|".join(words)
 

@@ -95,7 +95,8 @@ def _title(folder: Path) -> str:
     config = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.exists() else None
     if not isinstance(config, dict) or not {"base_model", "train_data"} <= config.keys():
         return folder.resolve().name
-    return f"{Path(str(config['base_model'])).name} on {Path(str(config['train_data'])).name}"
+    data = ", ".join(Path(part).name for part in str(config["train_data"]).split(","))
+    return f"{Path(str(config['base_model'])).name} on {data}"
 
 
 def _facts(lines: Sequence[dict[str, Any]], smoothed: Sequence[float]) -> str:

@@ -27,6 +27,8 @@ _STOP = re.compile(
 _OPENING = re.compile(r"</?think>|<tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|\{|\[(?=\s*\{)")
 _CALL_BEGINS = re.compile(r"(?:\[\s*)?\{\s*['\"](?:name|arguments|parameters)['\"]\s*:")
 
+_NEST = re.compile(r'(?:\[\s*+|\{\s*+(?:"[^"\\]*+"\s*+:\s*+)?+)++')
+
 
 @dataclass(frozen=True)
 class ParsedCall:
@@ -57,6 +59,22 @@ class _BrokenCall(Exception):
     """A call was attempted and cannot be read; the message says why."""
 
 
+class _TooDeep(_BrokenCall):
+    """It has more brackets inside each other than the decoder follows."""
+
+
+def without_stop(text: str) -> str:
+    """The text without the stop tokens at its end.
+
+    Example:
+        >>> without_stop("4<|im_end|>")
+        '4'
+    """
+    while stop := _STOP.search(text):
+        text = text[: stop.start()]
+    return text
+
+
 def parse_reply(text: str) -> ParsedReply:
     r"""Read a reply.
 
@@ -73,8 +91,7 @@ def parse_reply(text: str) -> ParsedReply:
         >>> parse_reply('{"name": "find", "arguments": [1]}').error
         "the arguments of 'find' are a list; expected an object"
     """
-    while stop := _STOP.search(text):
-        text = text[: stop.start()]
+    text = without_stop(text)
     try:
         reasoning, calls, gaps = _scan(text)
     except _BrokenCall as broken:
@@ -148,11 +165,13 @@ def _bare(text: str, start: int) -> _Found:
     """The calls of the JSON at `start`, none when it is no JSON or says something else."""
     try:
         value, end = _decode(text, start)
-    except _BrokenCall:
+    except _BrokenCall as broken:
         # An inline "[" may be prose that a call follows, so only one that begins a line is held to be a list.
         if _CALL_BEGINS.match(text, start) and (text[start] == "{" or _begins_line(text, start)):
             raise
-        return _Found([], start + 1)
+        # All brackets of such a nest are left at once: to try each of them would take quadratic time.
+        nest = _NEST.match(text, start) if isinstance(broken, _TooDeep) else None
+        return _Found([], max(start + 1, nest.end() if nest else 0))
     if _is_call(value) or (isinstance(value, list) and any(map(_is_call, value))):
         return _Found(_calls(value), end)
     return _Found([], end)
@@ -207,7 +226,9 @@ def _decode(text: str, position: int) -> tuple[Any, int]:
             f" at {_quote(text[error.pos : error.pos + 25])}" if error.pos < len(text) else " at the end of the reply"
         )
         raise _BrokenCall(f"the call is no valid JSON: {error.msg}{where}") from None
-    except (ValueError, RecursionError) as error:  # NaN, a number of thousands of digits, a thousand brackets
+    except RecursionError:
+        raise _TooDeep("the call is no valid JSON: too many brackets inside each other") from None
+    except ValueError as error:  # NaN, a number of thousands of digits
         raise _BrokenCall(f"the call is no valid JSON: {error}") from None
 
 

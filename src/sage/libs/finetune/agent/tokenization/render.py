@@ -96,6 +96,29 @@ def render_prompt(
     return [token for piece in _tokenize(text, spans, tokenizer) for token in piece]
 
 
+def render_after(
+    messages: Sequence[Message], tools: Sequence[ToolSpec] | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, list[int]]:
+    """What follows the last assistant turn of a conversation that the assistant is to go on with.
+
+    With it a prompt can be made of the very tokens that a model wrote, whatever `render_prompt` would make of its
+    words: those tokens, the stop token if they end without one, and then these.
+
+    Returns:
+        The stop token that ends the last assistant turn, and the token ids after it: what it was answered, and the
+        opening of the next turn.
+
+    Raises:
+        DataError: A message cannot be rendered (the error names its index), or there is no assistant turn.
+    """
+    text, spans = layout(messages, tools, tokenizer, add_generation_prompt=True)
+    if not spans:
+        raise DataError("there is no assistant turn that anything could follow")
+    *_, turn, after = _tokenize(text, spans, tokenizer)
+    _require_stop(turn[-1] if turn else None, tokenizer)
+    return turn[-1], after
+
+
 def _tokenize(text: str, spans: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of the pieces between the borders of `spans`; those with an odd index are the spans.
 

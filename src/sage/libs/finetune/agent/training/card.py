@@ -8,12 +8,13 @@ from pathlib import Path
 from sage.libs.finetune.agent.config import AgentSFTConfig
 from sage.libs.finetune.agent.models.embedded import EMBEDDED, EMBEDDED_ORIGIN
 from sage.libs.finetune.agent.models.load import LoadedModel
+from sage.libs.finetune.agent.rl_config import RLTrainingConfig
 from sage.libs.finetune.agent.training.serving import export_line, serve_adapter, serve_model, unservable
 
+Settings = AgentSFTConfig | RLTrainingConfig
 
-def model_card(
-    folder: Path, config: AgentSFTConfig, loaded: LoadedModel, facts: Sequence[str], table: str | None
-) -> str:
+
+def model_card(folder: Path, config: Settings, loaded: LoadedModel, facts: Sequence[str], table: str | None) -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:
@@ -26,15 +27,12 @@ def model_card(
     kind = "adapter" if config.use_lora else "model"
     parts = [
         "---",
-        f"base_model: {EMBEDDED_ORIGIN if config.base_model == EMBEDDED else config.base_model}",
+        f"base_model: {_base(config, loaded)}",
         f"library_name: {'peft' if config.use_lora else 'transformers'}",
-        "tags: [agent, tool-calling, sft]",
+        f"tags: [agent, tool-calling, {'sft' if isinstance(config, AgentSFTConfig) else config.algorithm}]",
         "---",
         "",
-        f"# {config.base_model}, fine-tuned on {config.train_data}",
-        "",
-        f"Supervised fine-tuning by {_method(config)}; loss on the assistant's turns, stop tokens included; "
-        f"seed {config.seed}.",
+        *_title(config),
         "",
         *(f"- {fact}" for fact in facts),
         "",
@@ -44,6 +42,32 @@ def model_card(
     parts += ["## Load", "", "```python", *_load(folder / kind), "```", "", "## Serve", ""]
     parts += _serve(folder.resolve(), config, loaded)
     return "\n".join(parts) + "\n"
+
+
+def _base(config: Settings, loaded: LoadedModel) -> str:
+    """The model beneath all adapters, as a hub knows it; a run of RL mostly begins with another run."""
+    base = config.base_model if isinstance(config, AgentSFTConfig) else loaded.location
+    return EMBEDDED_ORIGIN if Path(str(base)).name.startswith(EMBEDDED) else str(base)
+
+
+def _title(config: Settings) -> list[str]:
+    if isinstance(config, AgentSFTConfig):
+        return [
+            f"# {config.base_model}, fine-tuned on {config.train_data}",
+            "",
+            f"Supervised fine-tuning by {_method(config)}; loss on the assistant's turns, stop tokens included; "
+            f"seed {config.seed}.",
+        ]
+    algorithm = config.algorithm.upper()
+    taught_by = config.preferences or config.tasks or f"the tasks of {config.environment}"
+    weights = "adapter" if config.use_lora else "all weights"
+    actions = f", gamma {config.gamma:g} a {config.gae_level}" if config.algorithm == "ppo" else ""
+    return [
+        f"# {config.base_model}, trained by {algorithm} on {taught_by}",
+        "",
+        f"Reinforcement learning by {algorithm} ({weights}); KL coefficient {config.kl_coef:g}{actions}; learned from "
+        f"what the model wrote itself, observations masked; seed {config.seed}.",
+    ]
 
 
 def _method(config: AgentSFTConfig) -> str:
@@ -73,7 +97,7 @@ def _load(saved: Path) -> list[str]:
     ]
 
 
-def _serve(folder: Path, config: AgentSFTConfig, loaded: LoadedModel) -> list[str]:
+def _serve(folder: Path, config: Settings, loaded: LoadedModel) -> list[str]:
     tokenizer, tool_format = loaded.tokenizer, loaded.template.tool_format
     model_type = str(loaded.model.config.model_type)
     template = folder / "chat_template.jinja"

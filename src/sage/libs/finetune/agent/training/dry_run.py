@@ -41,6 +41,7 @@ from sage.libs.finetune.agent.training.estimate import (
     largest_batch,
 )
 from sage.libs.finetune.agent.training.loop import epoch_batches
+from sage.libs.finetune.agent.training.mix import training_rows
 from sage.libs.finetune.agent.training.replay import Replay
 from sage.libs.finetune.agent.training.run import CORESET, claim_folder
 
@@ -173,13 +174,12 @@ def plan_training(config: AgentSFTConfig, resume: bool = False, progress: Progre
     tokenizer, _ = load_tokenizer(config.base_model, tool_format=config.tool_format)
     allowed = allowed_kinds(config.allow)
 
-    def read(reference: str) -> TokenRows:
-        return token_rows(reference, tokenizer, config.max_seq_length, allowed, progress, config.truncation)
-
-    data = read(config.train_data)
+    data = training_rows(config, tokenizer, allowed, progress)
     if config.use_coreset_selection:
         data = reduced(data, Coreset.read(config.output_dir / CORESET) if resume else without_model(config, data))
-    held_out = read(config.eval_data) if config.eval_data else None
+    held_out = None
+    if config.eval_data:
+        held_out = token_rows(config.eval_data, tokenizer, config.max_seq_length, allowed, progress, config.truncation)
     replay = Replay(config, data, tokenizer, allowed) if config.use_online_continual else None
     dtype = pick_dtype(config.dtype) if config.use_lora else torch.float32
     model = _empty_model(config, dtype)

@@ -81,7 +81,7 @@ def fit(
         TrainingError: for a loss that is no number, memory that ends, or a broken checkpoint.
     """
     set_seed(config.seed)
-    _make_trainable(loaded, config)
+    make_trainable(loaded, config)
     rate = _learning_rate(loaded.model.num_parameters(), config)
     stop = StopOnSignal()
     first_step = 1 + (int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0)
@@ -114,7 +114,12 @@ def fit(
     return _fitted(trainer, stop.asked, replay)
 
 
-def _make_trainable(loaded: LoadedModel, config: AgentSFTConfig) -> None:
+def make_trainable(loaded: LoadedModel, config: AgentSFTConfig) -> None:
+    """Give the model what the settings want trained: a fresh adapter where it has none, or all its weights in float32.
+
+    Raises:
+        ConfigError: when the settings do not fit the model.
+    """
     if config.use_lora and not hasattr(loaded.model, "peft_config"):
         loaded.model = add_adapter(loaded.model, config)
     elif float32_copy_needed(loaded.model.dtype, config):

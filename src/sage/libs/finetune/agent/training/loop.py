@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from sage.libs.finetune.agent.config import AgentSFTConfig
 from sage.libs.finetune.agent.errors import ConfigError, TrainingError
-from sage.libs.finetune.agent.models.adapters import require_finite
 from sage.libs.finetune.agent.models.batches import BatchForm
 from sage.libs.finetune.agent.models.exactness import base_model
 from sage.libs.finetune.agent.models.load import pick_device
@@ -27,11 +26,9 @@ from sage.libs.finetune.agent.training.checkpoints import (
     CHECKPOINTS,
     Attributes,
     Stateful,
-    drafted,
     read_states,
     remove_leftovers,
     require_same_processes,
-    write_states,
 )
 from sage.libs.finetune.agent.training.guards import StepGuard
 from sage.libs.finetune.agent.training.processes import (
@@ -43,9 +40,10 @@ from sage.libs.finetune.agent.training.processes import (
     summed,
 )
 from sage.libs.finetune.agent.training.replay import OffersRows, Replay
+from sage.libs.finetune.agent.training.saving import DraftedCheckpoints
 
 
-class SupervisedTrainer(Trainer):
+class SupervisedTrainer(DraftedCheckpoints, Trainer):
     """Mean loss per trained token of an optimiser step, whatever batches the step is split into.
 
     Attributes:
@@ -60,7 +58,6 @@ class SupervisedTrainer(Trainer):
 
     places: Sequence[str] | None = None
     watch: Callable[[], dict[str, float]] | None = None
-    _draft: Path | None = None
 
     def __init__(
         self,
@@ -74,6 +71,7 @@ class SupervisedTrainer(Trainer):
         self._config, self._learning_rate, self._replay = config, learning_rate, replay
         self._rows = replay.pool.rows if replay else rows
         self.tokens_seen = self.tokens_trained = self.tokens_computed = 0
+        self.run_folder, self.save_total_limit = config.output_dir, config.save_total_limit
         self.form = BatchForm(rest["model"], pad_id, config.share_prefixes)
         self._head = base_model(rest["model"]).get_output_embeddings()
         super().__init__(
@@ -151,7 +149,7 @@ class SupervisedTrainer(Trainer):
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     @cached_property
-    def kept(self) -> dict[str, Stateful]:
+    def kept(self) -> dict[str, Stateful]:  # type: ignore[override]
         """What a checkpoint holds beside the model and what `Trainer` keeps, by name; add to it before training."""
         kept: dict[str, Stateful] = {"tokens": Attributes(self, "tokens_seen", "tokens_trained", "tokens_computed")}
         return kept if self._replay is None else {**kept, "replay": self._replay}
@@ -200,22 +198,6 @@ class SupervisedTrainer(Trainer):
             of_loss = None if bool(torch.isfinite(self._tr_loss)) else problem
             raise TrainingError(first_of_all(of_loss) or first_of_all(problem))
         return number
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Trainer's own, written as a draft, with what else is kept; see `training/checkpoints.py`."""
-        arguments, step, trained = self.args, self.state.global_step, cast(torch.nn.Module, self.model)
-        require_finite(trained, step)
-        folder, keep = self._config.output_dir / CHECKPOINTS, self._config.save_total_limit
-        with drafted(folder, step, keep, arguments.process_index, arguments.world_size, first_of_all) as draft:
-            self._draft = draft.parent
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._draft = None
-            write_states(draft, self.kept, arguments.process_index)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._draft or super()._get_output_dir(trial))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW on the groups of LoRA+ (one rate for all without it)."""

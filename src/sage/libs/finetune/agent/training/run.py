@@ -6,14 +6,16 @@ checkpoints/         to resume from             adapter/         PEFT layout, to
 chat_template.jinja  what training rendered     result.json      what came of it
 README.md            model card                 learning_curve.png
 coreset.json         which rows were selected   replay_buffer/   for a later run (continual_buffer_path)
+rl_curve.png         of a run of reinforcement  samples/         episodes it played
 """
 
 from __future__ import annotations
 
 import platform
+from dataclasses import MISSING, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -24,12 +26,24 @@ from sage.libs.finetune.agent.errors import ConfigError, DataError
 
 CORESET = "coreset.json"
 REPLAY_BUFFER = "replay_buffer"
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "jinja2")
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "jinja2", "trl")
 _MAY_DIFFER = ("output_dir", "eval_data", "eval_batch_size", "max_new_tokens", "save_steps", "save_total_limit",
                "gradient_checkpointing", "eval_steps", "eval_rows", "report_to", "run_name")  # fmt: skip
+_MAY_DIFFER_IN_RL = (
+    "output_dir", "eval_batch_size", "save_steps", "save_total_limit", "sample_every", "report_to", "run_name",
+)  # fmt: skip
 
 
-def claim_folder(config: AgentSFTConfig, resume: bool) -> Path:
+class RunConfig(Protocol):
+    """The settings of a run of any kind: a `Config` with a run folder, all other settings having defaults."""
+
+    output_dir: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+
+
+def claim_folder(config: RunConfig, resume: bool) -> Path:
     """The folder this run writes to.
 
     The default `output_dir` gets a new numbered folder per run; one that was named is used as it is. A folder that
@@ -40,7 +54,7 @@ def claim_folder(config: AgentSFTConfig, resume: bool) -> Path:
             resume, or when the run there was made with other settings.
     """
     folder = config.output_dir
-    if folder == AgentSFTConfig.output_dir:
+    if folder == type(config).output_dir:
         folder = numbered_run(folder, "config.yaml", resume)
     settings = folder / "config.yaml"
     try:
@@ -66,9 +80,7 @@ def numbered_run(parent: Path, mark: str, resume: bool) -> Path:
     return runs[newest] if resume and runs else parent / f"run-{newest + 1:04d}"
 
 
-def write_start(
-    folder: Path, config: AgentSFTConfig, data: dict[str, Any], coreset: dict[str, Any] | None = None
-) -> None:
+def write_start(folder: Path, config: RunConfig, data: dict[str, Any], coreset: dict[str, Any] | None = None) -> None:
     """What is known before the first step; only now is there a folder, so a start that fails leaves none.
 
     config.yaml comes last: a folder that has it is a run, and a run with a coreset knows its rows.
@@ -92,13 +104,22 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _require_same(before: dict[str, Any], config: AgentSFTConfig, where: Path) -> None:
+def _require_same(before: dict[str, Any], config: RunConfig, where: Path) -> None:
     now = config.to_dict()
-    before = {**AgentSFTConfig(base_model="-", train_data="-").to_dict(), **before}  # of a version with fewer settings
+    supervised = isinstance(config, AgentSFTConfig)
+    if supervised == ("algorithm" in before):
+        raise ConfigError(f"{where}: the run there is of another kind; give another output_dir")
+    defaults = {spec.name: spec.default for spec in fields(config) if spec.default is not MISSING}  # type: ignore[arg-type]
+    before = {**{name: _plain(value) for name, value in defaults.items()}, **before}  # of a version with fewer settings
+    may_differ = _MAY_DIFFER if supervised else _MAY_DIFFER_IN_RL
     changed = [
-        f"{name} was {before[name]!r} and is {now[name]!r}"
+        f"{name} was {before.get(name)!r} and is {now[name]!r}"
         for name in now
-        if name not in _MAY_DIFFER and before[name] != now[name]
+        if name not in may_differ and before.get(name) != now[name]
     ]
     if changed:
         raise ConfigError(f"{where}: the run cannot be resumed with other settings: {'; '.join(changed)}")
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

@@ -20,6 +20,7 @@ from typing import Any
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.config import AgentSFTConfig
 from sage.libs.finetune.agent.errors import ConfigError
+from sage.libs.finetune.agent.mixing.references import names_a_mix
 from sage.libs.finetune.agent.models.adapters import require_finite, require_same_adapter, save_adapter
 from sage.libs.finetune.agent.models.batches import rows_loss
 from sage.libs.finetune.agent.models.load import LoadedModel, load_model
@@ -39,6 +40,8 @@ from sage.libs.finetune.agent.training.data import TokenRows, token_rows
 from sage.libs.finetune.agent.training.dry_run import TrainingPlan, plan_training
 from sage.libs.finetune.agent.training.fit import fit
 from sage.libs.finetune.agent.training.guards import told_of_disk, told_of_memory
+from sage.libs.finetune.agent.training.mix import in_words as mix_in_words
+from sage.libs.finetune.agent.training.mix import training_rows
 from sage.libs.finetune.agent.training.replay import Replay
 from sage.libs.finetune.agent.training.replay import in_words as replay_in_words
 from sage.libs.finetune.agent.training.run import CORESET, REPLAY_BUFFER, claim_folder, write_start
@@ -71,7 +74,6 @@ class AgentSFTTrainer:
 
     def __init__(self, config: AgentSFTConfig, progress: Progress | None = None) -> None:
         _warn_of_settings_without_effect(config)
-        _warn_of_a_buffer_left_behind(config)
         self._allowed = allowed_kinds(config.allow)
         processes.join()
         self.config = config
@@ -96,6 +98,10 @@ class AgentSFTTrainer:
             self._loaded = self._load(config.base_model)
         return self._loaded
 
+    def use(self, loaded: LoadedModel) -> None:
+        """Take a model that is loaded already in place of the current one."""
+        self._loaded = loaded
+
     def train(self, resume: bool = False) -> TrainingResult:
         """Train, and write the run folder (see `training/run.py`).
 
@@ -112,6 +118,7 @@ class AgentSFTTrainer:
                 disk), or no checkpoint to resume from is whole.
         """
         begin = time.perf_counter()
+        _warn_of_a_buffer_left_behind(self.config)
         require_tracker(self.config.report_to)
         folder = processes.first_decides(lambda: claim_folder(self.config, resume))
         config = replace(self.config, output_dir=folder)
@@ -120,7 +127,7 @@ class AgentSFTTrainer:
         loaded = self.loaded
         if hasattr(loaded.model, "peft_config"):
             require_same_adapter(loaded.model, config)
-        train_rows = self._rows(config.train_data)
+        train_rows = self._mixed_rows() if names_a_mix(config.train_data) else self._rows(config.train_data)
         eval_rows = self._rows(config.eval_data) if config.eval_data else None
         checkpoint = processes.first_decides(lambda: last_checkpoint(folder)) if resume else None
         coreset = self._coreset(config, train_rows, resume) if config.use_coreset_selection else None
@@ -244,6 +251,10 @@ class AgentSFTTrainer:
             config, tokenizer = self.config, self.loaded.tokenizer
             return token_rows(reference, tokenizer, config.max_seq_length, self._allowed, progress, config.truncation)
 
+    def _mixed_rows(self) -> TokenRows:
+        with self._telling() as progress:
+            return training_rows(self.config, self.loaded.tokenizer, self._allowed, progress)
+
     def _coreset(self, config: AgentSFTConfig, data: TokenRows, resume: bool) -> Coreset:
         if resume:
             return processes.first_decides(lambda: Coreset.read(config.output_dir / CORESET))
@@ -283,6 +294,8 @@ class AgentSFTTrainer:
         ]
         if selected := coreset_in_words(manifest):
             facts.insert(1, f"these are {selected}")
+        if mixed := mix_in_words(manifest):
+            facts.insert(1, mixed)
         if result.rows_replayed is not None:
             facts.insert(-1, f"beside them {result.rows_replayed} rows of the past, {replay_in_words(config)}")
         card = model_card(result.output_dir, config, self.loaded, facts, table)
@@ -298,6 +311,9 @@ def _warn_of_settings_without_effect(config: AgentSFTConfig) -> None:
     """A setting that nothing reads is a hope that nothing meets."""
     if config.packing and config.row_order == "grouped":
         logger.warning("row_order: no effect while packing is true")
+    mixed = names_a_mix(config.train_data)
+    if mixed and config.use_coreset_selection:
+        logger.warning("train_data: a coreset is selected from the mixed rows and does not keep their shares")
     switches: dict[str, tuple[str, ...]] = {
         "use_lora": ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
         "use_lora_plus": ("lora_plus_lr_ratio",),
@@ -307,6 +323,9 @@ def _warn_of_settings_without_effect(config: AgentSFTConfig) -> None:
         ),
     }  # fmt: skip
     defaults = AgentSFTConfig(base_model="-", train_data="-")
+    mixing = ("mixing_strategy", "mixing_size", "mixing_temperature", "mixing_max_repeats")
+    if not mixed and (idle := [name for name in mixing if getattr(config, name) != getattr(defaults, name)]):
+        logger.warning("%s: no effect while train_data is one data set", ", ".join(idle))
     for switch, names in switches.items():
         idle = [name for name in names if getattr(config, name) != getattr(defaults, name)]
         if idle and not getattr(config, switch):

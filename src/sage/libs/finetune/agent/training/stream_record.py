@@ -17,6 +17,7 @@ from sage.libs.finetune.agent.evaluation.forgetting import (
     forward_transfer,
     mean_forgetting,
 )
+from sage.libs.finetune.agent.mixing.references import read_references
 from sage.libs.finetune.agent.sources.resolve import imported, load_samples
 from sage.libs.finetune.agent.training.data import samples_hash
 from sage.libs.finetune.agent.training.stream_config import StreamConfig, StreamTask
@@ -109,7 +110,8 @@ def open_record(config: StreamConfig) -> tuple[dict[str, Any], dict[str, str]]:
     for row in record["scores"]:
         row["of"] = {name: cell for name, cell in row["of"].items() if cell["eval_sha256"] == held_out.get(name)}
     for task in config.tasks[len(record["tasks"]) :]:
-        next(iter(imported(task.settings.train_data)))
+        for data in read_references(task.settings.train_data):
+            next(iter(imported(data.reference)))
     config.output_dir.mkdir(parents=True, exist_ok=True)
     if not path.exists():  # before anything else is in the folder, so that a kill leaves a stream to go on with
         jsonl.write_json(path, record)

@@ -112,6 +112,7 @@ def _data_facts(plan: TrainingPlan) -> dict[str, str]:
     from sage.libs.finetune.agent.preflight.faults import KINDS
     from sage.libs.finetune.agent.reporting.tables import percent
     from sage.libs.finetune.agent.training.coreset import in_words as coreset_in_words
+    from sage.libs.finetune.agent.training.mix import in_words as mix_in_words
     from sage.libs.finetune.agent.training.replay import in_words as replay_in_words
 
     data = plan.train
@@ -120,6 +121,8 @@ def _data_facts(plan: TrainingPlan) -> dict[str, str]:
         facts[f"  {kind}"] = f"{count:,} {'row' if count == 1 else 'rows'}: {KINDS[kind].meaning}"
     if data["rows_shortened"]:
         facts["shortened"] = f"{data['rows_shortened']:,} rows, by {data['tokens_dropped']:,} tokens"
+    if mixed := mix_in_words(data):
+        facts["mix"] = mixed
     if selected := coreset_in_words(data):
         facts["coreset"] = selected
     facts["tokens"] = f"{data['tokens']:,}, {data['tokens_trained']:,} trained; the longest row {data['longest_row']:,}"

@@ -1,0 +1,1 @@
+"""Measuring what a model can do: any model, any test set, one report."""

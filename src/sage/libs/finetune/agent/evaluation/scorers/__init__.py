@@ -1,0 +1,1 @@
+"""One scorer a capability: a reply and an item in, a `Score` out. Pure functions."""
