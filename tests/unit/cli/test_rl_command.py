@@ -119,7 +119,10 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(cli: Any, rl: tuple[str, ...],
         (["--tasks", "empty.jsonl"], "empty.jsonl: the file is empty; expected one task"),
         (["--tasks", "few.jsonl"], "few.jsonl: 1 tasks; ask for at most as many, not 2"),
         (["--reward-model", "./nowhere"], "reward model ./nowhere: there is no such folder"),
-        (["--reward-model", "./m"], "reward model ./m: expected a sequence-classification model, found LlamaForCausalLM"),
+        (
+            ["--reward-model", "./m"],
+            "reward model ./m: expected a sequence-classification model, found LlamaForCausalLM",
+        ),
         (["--resume"], "run holds no run to resume (no config.yaml); start without resume"),
     ],
 )

@@ -113,3 +113,9 @@ def test_explained_variance():
     assert explained_variance(returns, [value - 5 for value in returns]) == 1.0  # a constant error is no variance
     assert explained_variance(returns, [-value for value in returns]) == pytest.approx(-3.0)
     assert explained_variance([2.0, 2.0], [1.0, 3.0]) is None
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3])
+def test_equal_advantages_are_nothing_once_they_are_whitened(value):
+    # In float32 they are not their own mean, and the rest was divided by a spread of nearly 0.
+    assert float(whiten(torch.full((7,), value)).abs().max()) < 1e-9

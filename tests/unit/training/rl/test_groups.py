@@ -3,16 +3,21 @@ from __future__ import annotations
 import pytest
 
 from sage.libs.finetune.agent.rl_config import RLTrainingConfig
-from sage.libs.finetune.agent.training.rl.groups import group_arguments, grouped_episodes, leave_one_out
+from sage.libs.finetune.agent.training.rl.groups import beyond_the_group, group_arguments, grouped_episodes
 
 
-def test_leaving_one_out_is_the_same_as_scaling_the_rewards() -> None:
+def test_leaving_one_out_is_the_reward_less_the_mean_of_the_others() -> None:
     rewards = [0.25, -1.0, 3.0, 0.5]
-    scaled = leave_one_out(rewards, 4)
+    found = beyond_the_group(rewards, 4, leave_one_out=True)
     for at, reward in enumerate(rewards):
         others = [other for place, other in enumerate(rewards) if place != at]
-        assert scaled[at] - sum(scaled) / 4 == pytest.approx(reward - sum(others) / 3)
-    assert leave_one_out([1.0, None, None, None], 4) == [1.0, None, None, None]
+        assert found[at] == pytest.approx(reward - sum(others) / 3)
+    assert beyond_the_group([1.0, None, None, None], 4, leave_one_out=True) == [0.0, None, None, None]
+
+
+def test_equal_rewards_are_beyond_their_mean_by_nothing() -> None:
+    for reward in (0.1, 0.3, 1 / 3):
+        assert beyond_the_group([reward, reward, None, reward, None, None], 3) == [0.0, 0.0, None, 0.0, None, None]
 
 
 def test_a_task_that_comes_twice_has_a_group_each_time() -> None:

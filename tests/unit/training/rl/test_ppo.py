@@ -242,7 +242,7 @@ def test_a_penalty_on_kl_keeps_the_policy_near_its_beginning(tmp_path):
     def kl(coefficient):
         log = Lines()
         config = a_config(
-            iterations=6, episodes_per_iteration=16, num_epochs=2, max_new_tokens=2, max_steps=1, learning_rate=3e-3,
+            iterations=14, episodes_per_iteration=16, num_epochs=2, max_new_tokens=2, max_steps=1, learning_rate=3e-3,
             kl_coef=coefficient, whiten_advantages=True,
         )  # fmt: skip
         train_ppo(random_policy(), config, context(tmp_path, BANDIT, OneTurn, bandit_reward, log))

@@ -1,6 +1,7 @@
 """Reward models: what they learn from pairs, and that they read conversations as they were trained to."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -80,3 +81,15 @@ def test_a_language_model_is_no_reward_model(trained):
     folder, _ = trained
     with pytest.raises(ModelError, match="expected a sequence-classification model, found LlamaForCausalLM"):
         RewardModel.from_pretrained(str(folder.parent / "base"))
+
+
+def test_a_reward_model_has_one_output_and_is_called_one_when_it_is_missing(trained, tmp_path):
+    two = tmp_path / "two"
+    shutil.copytree(trained[0], two)
+    config = json.loads((two / "config.json").read_text())
+    names = {"id2label": {"0": "bad", "1": "good"}, "label2id": {"bad": 0, "good": 1}}
+    (two / "config.json").write_text(json.dumps({**config, **names}))
+    with pytest.raises(ModelError, match=r"^reward model .*two: expected one output, found 2$"):
+        RewardModel.from_pretrained(str(two))
+    with pytest.raises(ModelError, match=r"^reward model ./none: there is no such folder; give the folder or hub id"):
+        RewardModel.from_pretrained("./none")

@@ -181,6 +181,15 @@ def test_when_all_episodes_break_off_the_first_error_is_told():
         play(random_policy(), TOOL_TASKS, AlwaysClosed)
 
 
+def test_a_policy_that_computes_nan_is_no_matter_of_one_episode():
+    policy = random_policy()
+    policy.model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(
+        TrainingError, match=r"^the policy computes NaN: if it has learned already, lower learning_rate"
+    ):
+        play(policy, TOOL_TASKS, Shop)
+
+
 def test_an_episode_without_a_stop_at_its_end_is_not_given_one():
     [rollout] = play(random_policy(), BANDIT, OneTurn, max_new_tokens=2, max_steps=1).rollouts
     assert len(rollout.ids) == rollout.prompt_length + 2

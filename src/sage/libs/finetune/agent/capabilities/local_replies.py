@@ -35,13 +35,14 @@ class LocalReplier:
     def __init__(self, loaded: LoadedModel, *, name: str, batch_size: int = 32, max_new_tokens: int = 256) -> None:
         self.loaded = loaded
         self.name = name
+        self.so_far: dict[int, Reply] = {}
         self._batch_size = batch_size
         self._max_new_tokens = max_new_tokens
         self._stop_ids = frozenset(stop_ids(loaded.tokenizer, loaded.model.generation_config))
 
     def replies(self, items: Sequence[Item], told: Callable[[int], None] = lambda _: None) -> list[Reply]:
         """One reply an item, in their order; a prompt that the model cannot be given is an error of its item."""
-        found: dict[int, Reply] = {}
+        found = self.so_far = {}
         prompts: dict[int, list[int]] = {}
         for at, item in enumerate(items):
             try:

@@ -124,6 +124,8 @@ def _lines(report: CapabilityReport, shown: Mapping[str, Sequence[Mapping[str, A
     yield f"<h1>Agent Capability Report</h1><p>{_text(report.model)}</p>"
     about = [report.created, f"sage-libs {report.version}", *(f"{k} {v}" for k, v in report.settings.items())]
     yield f"<p>{_text(' · '.join(filter(None, about)))}</p>"
+    if report.unfinished:
+        yield f"<p><b>Unfinished: {_text(report.unfinished_text())}</b></p>"
     yield "<h2>Scores</h2>"
     for name, score in report.scores.items():
         yield _bar(title_of(name), score.score, score, report.test_sets.get(name, ""))

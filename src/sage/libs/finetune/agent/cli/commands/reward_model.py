@@ -38,7 +38,10 @@ class RewardModelConfig(Config):
 
     def conflicts(self) -> list[str]:
         """The pairs are not overwritten, and the model has a name."""
-        return [*output_faults(self.pairs, self.output), *([] if self.base_model.strip() else ["'base_model' is empty"])]
+        return [
+            *output_faults(self.pairs, self.output),
+            *([] if self.base_model.strip() else ["'base_model' is empty"]),
+        ]
 
 
 def run(config: RewardModelConfig, progress: Progress) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from trl.trainer.grpo_config import GRPOConfig
@@ -35,25 +36,32 @@ def grouped_episodes(
     ]
 
 
-def leave_one_out(rewards: Sequence[float | None], size: int) -> list[float | None]:
-    """Rewards whose difference to their group's mean is the difference of the given ones to the mean of the others.
+def beyond_the_group(rewards: Sequence[float | None], size: int, leave_one_out: bool = False) -> list[float | None]:
+    """Rewards less the mean of their group, which is all that either algorithm reads of them.
 
-    With n rewards in a group, r_i - (sum - r_i) / (n - 1) = n / (n - 1) (r_i - sum / n).
+    TRL takes the mean off as well, in float32, in which equal rewards are not always their own mean: divided by a
+    standard deviation of nearly 0 the rest would be an advantage. Here it is exact, and TRL takes off a 0.
 
     Args:
         rewards: Group by group; None for an episode that there is not.
         size: Of a group.
+        leave_one_out: Less the mean of the others instead: with n rewards in a group,
+            r_i - (sum - r_i) / (n - 1) = n / (n - 1) (r_i - sum / n).
 
     Example:
-        >>> leave_one_out([1.0, 0.0, None, 4.0, 2.0, 0.0], 3)
-        [2.0, 0.0, None, 6.0, 3.0, 0.0]
+        >>> beyond_the_group([1.0, 0.0, None, 4.0, 2.0, 0.0], 3)
+        [0.5, -0.5, None, 2.0, 0.0, -2.0]
+        >>> beyond_the_group([4.0, 2.0, 0.0], 3, leave_one_out=True)
+        [3.0, 0.0, -3.0]
     """
-    scaled: list[float | None] = []
+    found: list[float | None] = []
     for start in range(0, len(rewards), size):
         group = rewards[start : start + size]
-        n = sum(reward is not None for reward in group)
-        scaled += [None if reward is None else reward * n / max(1, n - 1) for reward in group]
-    return scaled
+        there = [reward for reward in group if reward is not None]
+        scale = len(there) / max(1, len(there) - 1) if leave_one_out else 1.0
+        mean = fmean(there) if len(set(there)) > 1 else (there or [0.0])[0]
+        found += [None if reward is None else scale * (reward - mean) for reward in group]
+    return found
 
 
 def steps_per_iteration(config: RLTrainingConfig) -> int:

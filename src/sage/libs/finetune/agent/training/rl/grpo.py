@@ -15,8 +15,8 @@ counts the same in a long and in a short episode. The mean of an episode's token
 failures less. RLOO takes the same loss, where its paper has the ratio of whole episodes and the KL in the reward: at
 ratio 1 the gradient of the first is the same, and the KL is in one place for both algorithms.
 
-Why both are TRL's `GRPOTrainer`: its `RLOOTrainer` (1.16) plays no environments of ours. RLOO pays G / (G - 1) times
-the reward and divides by no deviation, and then r - mean(r) is the leave-one-out advantage exactly.
+Why both are TRL's `GRPOTrainer`: its `RLOOTrainer` (1.16) plays no environments of ours. It is given r_i - mean(r), for
+RLOO G / (G - 1) times that and no division by a deviation, which is the leave-one-out advantage exactly.
 
 What is not TRL's: episodes (`rollouts.play`, token by token what the policy read and wrote; what it did not write has
 `env_mask` 0 and is in no loss and no KL), the forward pass (`models/policy.py`, that of training and PPO), and the
@@ -53,9 +53,9 @@ from sage.libs.finetune.agent.training.checkpoints import Attributes, read_state
 from sage.libs.finetune.agent.training.guards import StepGuard
 from sage.libs.finetune.agent.training.rl.context import RLContext, RLOutcome
 from sage.libs.finetune.agent.training.rl.groups import (
+    beyond_the_group,
     group_arguments,
     grouped_episodes,
-    leave_one_out,
     steps_per_iteration,
 )
 from sage.libs.finetune.agent.training.rl.rollouts import Played, Rollout, play
@@ -180,7 +180,7 @@ class GroupTrainer(DraftedCheckpoints, GRPOTrainer):
             "prompt_ids": [[unread] if one is None else one.ids[: one.prompt_length] for one in found],
             "completion_ids": [[unread] if one is None else one.ids[one.prompt_length :] for one in found],
             "env_mask": [[0] if one is None else _written(one) for one in found],
-            "reward": leave_one_out(rewards, config.samples_per_task) if config.algorithm == "rloo" else rewards,
+            "reward": beyond_the_group(rewards, config.samples_per_task, leave_one_out=config.algorithm == "rloo"),
             "logprobs": None,  # of what was sampled; TRL needs them for vLLM alone
         }
 

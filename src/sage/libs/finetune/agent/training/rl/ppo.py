@@ -58,8 +58,9 @@ from sage.libs.finetune.agent.training.rl.lessons import Lesson, episodes_of, le
 from sage.libs.finetune.agent.training.rl.objectives import clipped_policy_loss, clipped_value_loss
 from sage.libs.finetune.agent.training.rl.rollouts import Played, Rollout, play
 
-_VALUE_RATE = 10.0
-"""The value head's learning rate over the policy's: it is new and small, the policy is neither."""
+_VALUE_STEP = 0.05
+"""What an optimiser step may move a value by, about: Adam moves each weight of the value head by its rate, whatever the
+gradient, and the states it reads have entries of about 1. The policy's own rate is for weights that are not new."""
 
 _BATCH_TOKENS = 4096
 """Tokens computed at once, those that episodes have in common counted for each."""
@@ -102,7 +103,7 @@ class PPO:
         self._trained = [weight for weight in loaded.model.parameters() if weight.requires_grad]
         groups = [
             {"params": self._trained, "scale": 1.0},
-            {"params": list(self.value_head.parameters()), "scale": _VALUE_RATE},
+            {"params": list(self.value_head.parameters()), "scale": _VALUE_STEP / width / config.rate},
         ]
         self._optimizer = torch.optim.AdamW(groups, lr=config.rate, weight_decay=0.0, betas=(0.9, 0.99))
         self._kl = AdaptiveKL(config.kl_coef, config.target_kl)
@@ -246,9 +247,12 @@ class PPO:
         sums["moved"] /= len(lessons)
         if config.max_kl is not None and sums["moved"] > config.max_kl:
             return sums
-        weights = [*self._trained, *self.value_head.parameters()]
-        norm = torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
-        if not bool(torch.isfinite(norm)):
+        # Apart, since the head's is as large as the states it reads: in one norm it would decide the policy's step.
+        norm, of_head = (
+            torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm)
+            for weights in (self._trained, list(self.value_head.parameters()))
+        )
+        if not bool(torch.isfinite(norm + of_head)):
             raise TrainingError(f"iteration {self.iteration + 1}: the gradient is not a number; lower learning_rate")
         self._optimizer.step()
         self.optimizer_steps += 1

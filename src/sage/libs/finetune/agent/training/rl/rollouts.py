@@ -241,8 +241,8 @@ def play(
     for trajectory in in_turns(episodes, Cast.of(agent, environment), Stop(), width=batch_size):
         if agent.fault is not None:
             raise TrainingError(
-                "the policy computes NaN: if it has learned already, lower learning_rate; if not, its weights are broken "
-                "or too large for their number type: load another, or set dtype to float32"
+                "the policy computes NaN: if it has learned already, lower learning_rate; if not, its weights are "
+                "broken or too large for their number type: load another, or set dtype to float32"
             ) from agent.fault
         found[trajectory.task_id, _sample(trajectory)] = trajectory
         progress("play", len(found), len(tasks))

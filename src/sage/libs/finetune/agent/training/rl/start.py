@@ -53,9 +53,7 @@ def require_trl(what: str, instead: str = "") -> None:
     """
     missing = [name for name in ("trl", "datasets") if find_spec(name) is None]
     if missing:
-        raise ConfigError(
-            f"{what}: {' and '.join(missing)} not installed; run `pip install 'sage-libs[rl]'`{instead}"
-        )
+        raise ConfigError(f"{what}: {' and '.join(missing)} not installed; run `pip install 'sage-libs[rl]'`{instead}")
 
 
 def holder_of(config: RLTrainingConfig, model: Model | None, progress: Progress | None) -> AgentSFTTrainer:
