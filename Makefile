@@ -2,13 +2,14 @@
 # make check        lint, formatting, types
 # make test         the fast tests, on the CPU and offline
 # make bench        the benchmarks
+# make docs         the documentation as a site, in site/
 # make clean        remove caches and builds; keeps $(VENV) and runs
 
 VENV ?= .venv
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart test check bench docs clean
 
 quickstart: $(VENV)/.ready
 	$(VENV)/bin/sage-finetune quickstart
@@ -23,6 +24,9 @@ check: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	set -e; for script in benchmarks/bench_*.py; do $(VENV)/bin/python $$script; done
+
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 # The embedded model comes last and without its dependencies: it declares packages that only its own command line needs.
 $(VENV)/.ready: pyproject.toml constraints.txt

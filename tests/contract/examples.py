@@ -165,3 +165,26 @@ print(report.summary())
 # Access individual scores
 tool_score = report.get_score("tool_use")
 """
+
+METHODS = """
+from sage.benchmark.benchmark_agent.experiments.method_comparison import (
+    MethodRegistry, MethodConfig
+)
+
+# Get all methods
+all_methods = MethodRegistry.get_all_methods()
+print(f"Available: {list(all_methods.keys())}")
+
+# Get specific method config
+fireact_config = all_methods["E_fireact"]
+print(f"FireAct: {fireact_config.description}")
+
+# Create custom method
+custom = MethodConfig(
+    name="My Method",
+    description="Custom combination",
+    use_dora=True,
+    use_continual=True,
+    continual_buffer_size=4096,
+)
+"""

@@ -233,4 +233,27 @@ EVALUATION = (
     ),
 )
 
-REFERENCE = (*CONFIGS, *TRAINING, *SELECTION_AND_REPLAY, *TRAJECTORIES, *MULTI_TASK, *EVALUATION)
+_METHODS = "sage.benchmark.benchmark_agent.experiments.method_comparison"
+COMPARISON = (
+    Entry(
+        "MethodConfig",
+        (P("name", "str"), P("description", "str")),
+        attributes=(
+            P("use_coreset", "bool"),
+            P("coreset_strategy", "str"),
+            P("use_continual", "bool"),
+            P("use_dora", "bool"),
+            P("use_lora_plus", "bool"),
+            P("use_trajectory_collection", "bool"),
+            P("use_multi_task", "bool"),
+        ),
+        module=_METHODS,
+    ),
+    Entry(
+        "MethodRegistry",
+        methods=(Method("get_all_methods", (), "dict"), Method("get_quick_methods", (), "dict")),
+        module=_METHODS,
+    ),
+)
+
+REFERENCE = (*CONFIGS, *TRAINING, *SELECTION_AND_REPLAY, *TRAJECTORIES, *MULTI_TASK, *EVALUATION, *COMPARISON)

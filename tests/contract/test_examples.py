@@ -205,3 +205,15 @@ def test_evaluator(capsys: pytest.CaptureFixture[str]) -> None:
     shown = examples.EVALUATOR.split("# Output:\n")[1].split("\n\n")[0]
     assert capsys.readouterr().out == shown.replace("# ", "") + "\n"
     assert left["tool_score"] == pytest.approx(0.92)
+
+
+def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    left = run(examples.METHODS)
+    names = [
+        "A_baseline", "B1_coreset_loss", "B2_coreset_diversity", "B3_coreset_hybrid", "B4_coreset_random",
+        "C_continual", "D_combined", "E_fireact", "F_agenttuning", "G_dora", "H_lora_plus",
+    ]  # fmt: skip
+    available, fireact = capsys.readouterr().out.splitlines()
+    assert available == f"Available: {names}"
+    assert fireact == f"FireAct: {left['fireact_config'].description}"
+    assert (left["custom"].use_dora, left["custom"].continual_buffer_size) == (True, 4096)

@@ -78,7 +78,9 @@ def test_imports_keep_to_the_layers(module: str) -> None:
     assert part in LAYER_OF, f"{part} has no layer; put it into LAYERS and into the package's docstring"
     layer = LAYER_OF[part]
     for imported in sorted(own_modules(imported_names(parsed(module_names()[module]), everywhere=True))):
-        if imported == PACKAGE:
+        if imported.startswith("sage.benchmark."):
+            assert module.endswith((".cli.commands.compare", ".cli.commands.report")), f"{module} imports {imported}"
+        elif imported == PACKAGE:
             assert layer == "composition", f"{module} imports the public door from inside"
         elif (other := part_of(imported)) not in (part, "_version"):
             assert LAYER_OF.get(other) in ALLOWED[layer], f"{module} ({layer}) imports {imported}"

@@ -16,7 +16,8 @@ from sage.libs.finetune.agent.training.stream_config import StreamConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STREAM = CONFIGS / "stream.yaml"
-TRAINING = sorted(set(CONFIGS.glob("*.yaml")) - {STREAM, *CONFIGS.glob("rl*.yaml")})
+COMPARE = CONFIGS / "compare.yaml"
+TRAINING = sorted(set(CONFIGS.glob("*.yaml")) - {STREAM, COMPARE, *CONFIGS.glob("rl*.yaml")})
 ACCELERATE = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 
 
@@ -42,7 +43,7 @@ def test_the_stream_replays_and_gives_a_task_its_own_settings() -> None:
     assert all(task.settings.use_online_continual for task in config.tasks)
 
 
-@pytest.mark.parametrize("path", [*TRAINING, STREAM, *ACCELERATE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*TRAINING, STREAM, COMPARE, *ACCELERATE], ids=lambda path: path.stem)
 def test_the_commands_on_top_name_files_that_are_there(path: Path) -> None:
     comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
     named = re.findall(r"configs/\S+\.yaml", "\n".join(comments))

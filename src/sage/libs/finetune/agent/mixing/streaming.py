@@ -95,7 +95,7 @@ class _Rows:
     """Rows of a task. `datasets` hashes the pickle of what it is given: here that of the name, so no row is copied."""
 
     def __init__(self, task: str, rows: Iterable[Row]) -> None:
-        self.task, self.rows = task, rows
+        self.task, self.rows, self.begun = task, rows, False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return str, (self.task,)
@@ -105,11 +105,11 @@ class _Rows:
 
 
 def _fields(rows: _Rows) -> Iterator[dict[str, Any]]:
-    row = None
     for row in checked_rows(rows.task, rows.rows):
+        rows.begun = True
         if isinstance(row, TaskSample):
             yield {"task": rows.task, "source": row.source, "row": row.data}
         else:
             yield {"task": rows.task, "source": None, "row": row}
-    if row is None:
+    if not rows.begun:  # an ended source is begun once more by `datasets`
         raise DataError(f"data set '{rows.task}': holds no rows and has a weight; give it rows, or weight 0")

@@ -1,0 +1,1 @@
+"""Experiments: several real runs and what they show together."""
