@@ -31,9 +31,10 @@ class Config:
 
     def __post_init__(self) -> None:
         faults = []
-        for spec in fields(self):  # type: ignore[arg-type]
+        own: Any = type(self)
+        for spec in fields(own):
             try:
-                setattr(self, spec.name, _checked(spec, getattr(self, spec.name), _hints(type(self))[spec.name]))
+                setattr(self, spec.name, _checked(spec, getattr(self, spec.name), _hints(own)[spec.name]))
             except ConfigError as error:
                 faults.append(str(error))
         faults += self.conflicts() if not faults else []
@@ -268,7 +269,7 @@ def _one_text(name: str, given: Any) -> Any:
     )
 
 
-@cache
+@cache  # of a class, whatever its instances are
 def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
