@@ -333,8 +333,9 @@ def test_a_server_without_a_connection_any_more_is_given_up(monkeypatch):
         replier = replier_of(f"{running.url}#tiny", concurrency=2)
         replier.endpoint._max_retries = 0  # else each waits for 24 s
         errors = [reply.error for reply in replier.replies([item(str(at)) for at in range(30)])]
-    assert errors[:3] == [None] * 3 and all("status 500" in error for error in errors[3:])
-    assert sum("given up" in error for error in errors[3:]) == 30 - 3 - 8
+    failed = [error for error in errors if error is not None]
+    assert len(failed) == 30 - 3 and all("status 500" in error for error in failed)
+    assert 30 - 3 - 8 - 1 <= sum("given up" in error for error in failed) <= 30 - 3 - 8  # one may be on its way
 
 
 def test_refusals_of_single_requests_do_not_end_it():

@@ -78,7 +78,8 @@ def test_turns_of_the_prompt_are_not_learned_and_refused_ones_only_as_rejected()
 
 
 def test_a_pair_that_does_not_fit_or_teaches_nothing_is_left_out_and_counted():
-    silent = {**pair(), "chosen": [{"role": "assistant", "content": "?", "weight": 0.0}]}
+    said = {"role": "assistant", "content": "?"}
+    silent = {**pair(), "chosen": [{**said, "weight": 0.0}], "rejected": [said]}
     [fits], _ = pairs.token_pairs([pair()], tiny_tokenizer(), 512)
     rows = [pair(), silent]
     assert pairs.token_pairs(rows, tiny_tokenizer(), fits.length)[1] == {"too_long": 0, "untrained": 1}

@@ -86,7 +86,7 @@ class _Tracker:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        if self._name == "none":
+        if self._name == "none" or not processes.is_first():
             yield
             return
         # Made now and not with the first figures: it resets what accelerate knows, which a running trainer needs.
