@@ -70,5 +70,5 @@ def test_what_is_no_reward_is_refused(source):
 
 
 def test_a_reward_model_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ModelError, match="reward model .*nowhere: there is no such folder"):
+    with pytest.raises(ModelError, match=r"reward model .*nowhere: there is no such folder"):
         reward_of(str(tmp_path / "nowhere"))
