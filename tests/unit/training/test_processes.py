@@ -88,6 +88,7 @@ def test_before_they_meet_the_first_tells(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_each_process_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device() == torch.device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "3")
