@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--lora-rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
     parser.add_argument("--lora-plus-rates", type=float, nargs="+", default=[1e-4, 2e-4, 4e-4])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="lora_plus", help="of the result")
     options = parser.parse_args()
     lora = AgentSFTConfig(
         base_model=options.model, train_data="agent_sft:train", eval_data="agent_sft:test", seed=options.seed,
@@ -60,7 +61,7 @@ def main() -> None:
     needed = next((step for step, loss in curves["LoRA+"][best["LoRA+"]] if loss <= target), None)
     first = next(step for step, loss in curves["LoRA"][best["LoRA"]] if loss <= target)
     report(
-        "lora_plus",
+        options.name,
         {
             "settings": {**vars(options), "lora_r": lora.lora_r, "lora_alpha": lora.lora_alpha},
             "best_rates": best,

@@ -29,7 +29,7 @@ def cluster() -> Iterator[Any]:
     """A cluster as a grid without an address starts it, for all tests here."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed: pip install 'sage-libs[ray]'")
-    ray, started = ray_cluster._connect(None)
+    ray, started = ray_cluster.connect(None)
     assert started
     yield ray
     ray.shutdown()

@@ -75,6 +75,11 @@ def test_methods_of_ones_own_stand_beside_the_predefined() -> None:
     assert "low" in ComparisonConfig(own_methods=own).method_configs()
 
 
+def test_a_method_of_ones_own_needs_no_settings_but_its_name() -> None:
+    config = ComparisonConfig(methods="mix", own_methods={"mix": {"name": "Mix", "use_multi_task": True}})
+    assert config.method_configs()["mix"].settings == {}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

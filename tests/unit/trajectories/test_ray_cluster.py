@@ -47,7 +47,7 @@ class KillsItsWorker(DeskExpert):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster as a collection without an address starts it, for all tests here."""
-    ray, started = ray_cluster._connect(None)
+    ray, started = ray_cluster.connect(None)
     assert started
     yield ray
     ray.shutdown()

@@ -63,7 +63,7 @@ class Config:
             elif name in chosen:
                 faults.append(f"'{key}' and '{name}' are the same setting; give one of them")
             chosen[name] = value
-        missing = [n for n, s in known.items() if s.default is MISSING and n not in chosen]
+        missing = [n for n, s in known.items() if s.default is s.default_factory is MISSING and n not in chosen]
         faults += [f"'{name}' is required" for name in missing]
         if faults:
             raise ConfigError(f"{where}: {'; '.join(fault.rstrip('; ') for fault in faults)}")

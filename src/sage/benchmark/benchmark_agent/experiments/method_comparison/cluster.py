@@ -22,7 +22,7 @@ from sage.benchmark.benchmark_agent.experiments.method_comparison.results import
 from sage.benchmark.benchmark_agent.experiments.method_comparison.run import perform
 from sage.libs.finetune.agent.errors import AgentFinetuneError, ConfigError
 from sage.libs.finetune.agent.progress import Progress
-from sage.libs.finetune.agent.trajectories.execution.ray_cluster import _connect as connect
+from sage.libs.finetune.agent.trajectories.execution.ray_cluster import connect
 
 RUNS_AGAIN = 3
 """Times a run is begun again after its worker died."""

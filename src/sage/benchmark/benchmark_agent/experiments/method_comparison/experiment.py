@@ -118,7 +118,7 @@ class ComparisonConfig(Config):
 
 
 QUICK: dict[str, Any] = {
-    "methods": "quick", "seeds": 1, "train_rows": 300, "token_budget": 60_000, "test_items": 24, "dev_items": 6,
+    "methods": "quick", "seeds": 1, "train_rows": 300, "token_budget": 50_000, "test_items": 24, "dev_items": 6,
     "stream_items": 6, "collected_tasks": 200, "learning_rates": "3e-4,1e-3,3e-3", "sweep_share": 0.2,
     "max_new_tokens": 64, "output_dir": Path("runs/comparison-quick"),
 }  # fmt: skip

@@ -152,7 +152,7 @@ def learning_curves(grid: GridResults) -> str:
     if not flat:
         return ""
     across = charts.span_of([step for step, _ in flat], around=(0.0,), margin=0.0)
-    up = charts.span_of([loss for _, loss in flat])
+    up = charts.Span(0.0, charts.span_of([loss for _, loss in flat], around=(0.0,)).high)
     behind = [(curve, "behind") for curve in lines.get(BASELINE, ())]
     cards = []
     for name, own in lines.items():

@@ -68,7 +68,7 @@ def on_cluster(
         ConfigError: when Ray is not installed, the cluster cannot be reached, or agent or environment cannot be sent;
             when this machine has fewer CPUs than an episode takes.
     """
-    ray, started = _connect(address)
+    ray, started = connect(address)
     flying: dict[Any, Episode] = {}
     try:
         _check_room(ray, cpus, started)
@@ -158,7 +158,7 @@ def _home(part: object) -> ModuleType | None:
     return module
 
 
-def _connect(address: str | None) -> tuple[Any, bool]:
+def connect(address: str | None) -> tuple[Any, bool]:
     """Ray, connected to a cluster, and whether the connection was made here and is to be undone."""
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None and "ray" not in sys.modules:
