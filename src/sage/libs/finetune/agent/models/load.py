@@ -99,20 +99,23 @@ def load_model(
     return LoadedModel(model.eval(), tokenizer, template, base)
 
 
-def load_tokenizer(name: str, *, tool_format: str = "auto") -> tuple[PreTrainedTokenizerBase, TemplateChoice]:
+def load_tokenizer(
+    name: str, *, tool_format: str = "auto", local_only: bool = False
+) -> tuple[PreTrainedTokenizerBase, TemplateChoice]:
     """The tokenizer with its chat template as `load_model` prepares them, without reading the weights.
 
     Args:
         name: As for `load_model`.
         tool_format: See `prepare_template`.
+        local_only: Ask no hub; what is not on this machine is an error at once.
 
     Raises:
         ModelError: when there is no tokenizer or configuration, or no usable chat template.
     """
     location, base = _places(name)
     with _loading(f"the tokenizer of model {name}"):
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-        small = _empty(base).num_parameters() < SMALL_MODEL
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, local_files_only=local_only)
+        small = _empty(base, local_only).num_parameters() < SMALL_MODEL
     template = prepare_template(tokenizer, tool_format, small_model=small)
     logger.info("chat template: %s (%s)", template.source, template.reason)
     return tokenizer, template
@@ -139,8 +142,8 @@ def empty_model(name: str) -> Any:
         return model
 
 
-def _empty(base: str) -> Any:
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+def _empty(base: str, local_only: bool = False) -> Any:
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=local_only)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
 

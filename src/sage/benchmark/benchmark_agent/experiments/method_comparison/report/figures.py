@@ -8,8 +8,13 @@ from statistics import fmean
 
 from sage.benchmark.benchmark_agent.experiments.method_comparison.contrasts import OVERALL
 from sage.benchmark.benchmark_agent.experiments.method_comparison.registry import BASELINE
-from sage.benchmark.benchmark_agent.experiments.method_comparison.report import charts, tables
-from sage.benchmark.benchmark_agent.experiments.method_comparison.report.grid import COSTS, GridResults, MethodRuns
+from sage.benchmark.benchmark_agent.experiments.method_comparison.report import charts, tables, words
+from sage.benchmark.benchmark_agent.experiments.method_comparison.report.grid import (
+    COSTS,
+    SECONDS,
+    GridResults,
+    MethodRuns,
+)
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report.markup import (
     breaking,
     captioned,
@@ -91,7 +96,7 @@ def cost_plots(grid: GridResults) -> str:
     signs = _signs([method.method_id for method in measured])
     costs = {
         "tokens in all": [method.tokens(*COSTS) for method in measured],
-        "seconds in all": [method.seconds("total") for method in measured],
+        "seconds in all": [method.seconds(*SECONDS) for method in measured],
     }
     plots = []
     for across, found in costs.items():
@@ -130,7 +135,7 @@ def rate_sweep(grid: GridResults) -> str:
     if sheet is None:
         return ""
     found = {method.method_id: tables.dev_scores(method) for method in grid.finished}
-    rates = sorted({rate for scores in found.values() for rate in scores})
+    rates = tables.tried_rates(grid)
     span = charts.span_of([score for scores in found.values() for score in scores.values()], margin=0.15)
     rows = "".join(
         f'<tr><th scope="row">{breaking(row[0])}</th><td>'
@@ -179,7 +184,8 @@ def _curve(run: RunRecord) -> list[tuple[float, float]]:
 
 def forgetting_matrices(grid: GridResults) -> str:
     """The matrix of each method that ran a stream, darker where the score is higher."""
-    return "".join(_matrix(found) for found in tables.forgetting(grid))
+    found = tables.forgetting(grid)
+    return f"<p>{text(words.forgetting(grid))}</p>{''.join(map(_matrix, found))}" if found else ""
 
 
 def _matrix(found: tables.Forgetting) -> str:

@@ -21,6 +21,8 @@ from sage.libs.finetune.agent.types import Interval
 
 COSTS = ("seen", "sweep", "selection", "collection")
 """Tokens that a run costs, in `RunRecord.tokens`."""
+SECONDS = ("train", "sweep", "select", "collect")
+"""Seconds that a method costs, in `RunRecord.seconds`; measuring it (`evaluate`, `forgetting`) is not part of it."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,10 @@ class MethodRuns:
         """Mean tokens of these kinds a run; nan without a run."""
         return fmean(sum(run.tokens.get(kind, 0) for kind in kinds) for run in self.runs) if self.runs else math.nan
 
-    def seconds(self, kind: str) -> float:
-        """Mean seconds of this kind a run; nan without a run that has them."""
-        found = [run.seconds[kind] for run in self.runs if kind in run.seconds]
+    def seconds(self, *kinds: str) -> float:
+        """Mean seconds of these kinds a run; nan without a run that has any of them."""
+        known = [run.seconds for run in self.runs if run.seconds.keys() & {*kinds}]
+        found = [sum(seconds.get(kind, 0.0) for kind in kinds) for seconds in known]
         return fmean(found) if found else math.nan
 
     @property
@@ -150,8 +153,10 @@ class GridResults:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of the comparison."""
-        return self.records[0].settings
+        """Those of the comparison, with all methods and seeds there are: runs are added to a grid later, too."""
+        seeds = [run.seed for method in self.methods for run in method.runs] + [run.seed for run in self.unfinished]
+        methods = ",".join(method.method_id for method in self.methods)
+        return {**self.records[0].settings, "methods": methods, "seeds": 1 + max(seeds)}
 
     def run_folder(self, run: RunRecord) -> Path:
         """Where a run's files are."""

@@ -39,6 +39,7 @@ def _lines(grid: GridResults) -> Iterator[str]:
     streams = tables.forgetting(grid)
     if streams:
         yield "## Forgetting\n"
+        yield f"{_text(words.forgetting(grid))}\n"
         for stream in streams:
             yield _table(tables.forgetting_sheet(stream))
     if (unfinished := tables.unfinished(grid)) is not None:

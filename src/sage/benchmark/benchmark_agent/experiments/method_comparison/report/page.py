@@ -7,6 +7,7 @@ the reader's system is. Style and script are files beside this one, so that they
 from __future__ import annotations
 
 import json
+import shlex
 from importlib.resources import files
 
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report import (
@@ -150,7 +151,7 @@ def _reproduce(grid: GridResults) -> str:
         f'<pre tabindex="0">{text(reproduce.command(grid))}</pre>'
         f"{paragraphs(reproduce.caveats(grid))}<dl>{facts}</dl>"
         "<p>The same command goes on with an unfinished comparison. This page is made again, at any time, by "
-        f"<code>sage-finetune report {text(grid.folder.name)}</code>.</p>"
+        f"<code>sage-finetune report {text(shlex.quote(str(grid.folder)))}</code>.</p>"
     )
 
 

@@ -15,7 +15,7 @@ _FLAGS = {"output_dir": "out"}
 def command(grid: GridResults) -> str:
     """The command that makes this grid again, or goes on with it."""
     defaults = ComparisonConfig().to_dict()
-    settings = {**grid.settings, "methods": ",".join(method.method_id for method in grid.methods)}
+    settings = {name: value for name, value in grid.settings.items() if name != "own_methods"}
     parts = ["sage-finetune", "compare"]
     for name, value in settings.items():
         if value is not None and (name == "output_dir" or value != defaults.get(name)):
@@ -30,7 +30,8 @@ def caveats(grid: GridResults) -> list[str]:
     own = [method.method_id for method in grid.methods if known.get(method.method_id) != method.settings]
     if own:
         said.append(
-            f"{', '.join(own)}: not as predefined; give MethodComparisonExperiment the configurations shown above."
+            f"{', '.join(own)}: not as predefined; write the configurations shown above into a file as "
+            "own_methods (as in configs/compare.yaml) and add --config FILE."
         )
     for what, found in (("revisions of the code", _values(grid, "git_revision")), ("devices", _values(grid, "device"))):
         if len(found) > 1:

@@ -21,7 +21,7 @@ from sage.libs.finetune.agent.selection.texts import sample_key, sample_text
 if TYPE_CHECKING:
     import numpy as np
 
-_ROWS, _PIECES = 3, 500
+_ROWS, _PIECES = 6, 400
 _MOST_DOTS = 1500
 _DIMENSIONS = 128
 
@@ -42,7 +42,7 @@ def trained_rows(grid: GridResults) -> str:
 
     model = str(grid.settings.get("base_model", ""))
     try:
-        tokenizer, _ = load_tokenizer(model)
+        tokenizer, _ = load_tokenizer(model, local_only=True)
     except ModelError as error:
         return f"<p>Not shown: the tokenizer of the base model cannot be loaded here. {text(error)}</p>"
     length = int(grid.settings.get("max_seq_length", 1024))

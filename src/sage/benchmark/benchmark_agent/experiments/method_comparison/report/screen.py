@@ -10,6 +10,7 @@ from rich.text import Text
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report import tables, words
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report.grid import (
     COSTS,
+    SECONDS,
     GridResults,
     MethodRuns,
     read_grid,
@@ -65,11 +66,11 @@ def _costs(grid: GridResults) -> RenderableType:
     rows = [
         (
             _name(method), tables.count(method.tokens("seen")), tables.count(method.tokens(*COSTS)),
-            tables.seconds(method.seconds("total")), tables.memory(method.memory), _rates(method),
+            tables.seconds(method.seconds(*SECONDS)), tables.memory(method.memory), _rates(method),
         )
         for method in grid.finished
     ]  # fmt: skip
-    return make_table(("a run", "trained on", "tokens", "seconds", "memory", "rate"), rows)
+    return make_table(("a run", "read", "tokens", "seconds", "memory", "rate"), rows)
 
 
 def _name(method: MethodRuns) -> str:

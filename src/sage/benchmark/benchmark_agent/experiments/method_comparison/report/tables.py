@@ -13,6 +13,7 @@ from typing import Any
 from sage.benchmark.benchmark_agent.experiments.method_comparison.config import MethodConfig
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report.grid import (
     COSTS,
+    SECONDS,
     GridResults,
     Measured,
     MethodRuns,
@@ -69,34 +70,49 @@ def against_baseline(grid: GridResults) -> Sheet:
 def costs(grid: GridResults) -> Sheet:
     """What a run of each method takes."""
     columns = (
-        "method", "rows used", "tokens trained on", "sweep", "selection", "collection", "tokens in all",
+        "method", "rows used", "tokens read in training", "sweep", "selection", "collection", "tokens in all",
         "seconds training", "seconds in all", "peak memory", "learning rate",
     )  # fmt: skip
     rows = [
         (
             method.method_id, rows_used(method), count(method.tokens("seen")), count(method.tokens("sweep")),
             count(method.tokens("selection")), count(method.tokens("collection")), count(method.tokens(*COSTS)),
-            seconds(method.seconds("train")), seconds(method.seconds("total")), memory(method.memory), rates(method),
+            seconds(method.seconds("train")), seconds(method.seconds(*SECONDS)), memory(method.memory), rates(method),
         )
         for method in grid.finished
     ]  # fmt: skip
-    return Sheet("What a run costs, mean over seeds", columns, rows)
+    caption = "What a run costs, mean over seeds, measuring left out; tokens of a selection are only read, once"
+    return Sheet(caption, columns, rows)
 
 
 def sweep(grid: GridResults) -> Sheet | None:
     """Dev score of each learning rate, mean over seeds; None where nothing was swept."""
-    tried = {rate for method in grid.finished for rate in dev_scores(method)}
+    tried = tried_rates(grid)
     if not tried:
         return None
     rows = []
     for method in grid.finished:
-        found, taken = dev_scores(method), Counter(method.rates)
+        found, taken, broken = dev_scores(method), Counter(method.rates), Counter(broken_rates(method))
         cells = [
-            f"{percent(found.get(rate))}{f' (taken {taken[rate]}x)' if taken[rate] else ''}" for rate in sorted(tried)
+            f"{percent(found.get(rate))}{f' (taken {taken[rate]}x)' if taken[rate] else ''}"
+            f"{f' (broke off {broken[rate]}x)' if broken[rate] else ''}"
+            for rate in tried
         ]
         rows.append((method.method_id, *cells))
-    columns = ("method", *(rate_text(rate) for rate in sorted(tried)))
-    return Sheet("Overall score on dev items by learning rate, mean over seeds", columns, rows)
+    columns = ("method", *map(rate_text, tried))
+    items = grid.settings.get("dev_items", "?")
+    caption = f"Overall score on {items} dev items of each capability by learning rate, mean over seeds that have one"
+    return Sheet(caption, columns, rows)
+
+
+def tried_rates(grid: GridResults) -> list[float]:
+    """The rates of the sweep, ascending, those with which training broke off among them."""
+    return sorted({rate for method in grid.finished for rate in (*dev_scores(method), *broken_rates(method))})
+
+
+def broken_rates(method: MethodRuns) -> list[float]:
+    """The rates with which training broke off, as often as it did."""
+    return [one["rate"] for run in method.runs for one in run.learning_rates if one.get("error")]
 
 
 def dev_scores(method: MethodRuns) -> dict[float, float]:
@@ -148,7 +164,7 @@ def forgetting(grid: GridResults) -> list[Forgetting]:
             for line in range(min(lines))
         ]
         parts = {
-            "average score": [one.get("average") for one in streams],
+            "average at the end": [one.get("average") for one in streams],
             "backward transfer": [one.get("backward_transfer") for one in streams],
             "forgetting": [(one.get("forgetting") or {}).get("mean") for one in streams],
         }
@@ -161,7 +177,7 @@ def forgetting_sheet(found: Forgetting) -> Sheet:
     """The matrix of a stream."""
     rows = [(found.tasks[line], *map(percent, cells)) for line, cells in enumerate(found.matrix)]
     said = ", ".join(f"{name} {_figure(name, value)}" for name, value in found.figures.items())
-    caption = f"{found.method_id}: score on each task after each task ({said or 'no figures'})"
+    caption = f"{found.method_id}: turns of each task answered as its rows do, after each task ({said or 'no figures'})"
     return Sheet(caption, ("after", *map(title_of, found.tasks)), rows)
 
 
@@ -258,7 +274,7 @@ def _default_settings() -> dict[str, Any]:
 
 
 def _figure(name: str, value: float) -> str:
-    return percent(value) if name == "average score" else points(value)
+    return percent(value) if name == "average at the end" else points(value)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sage.benchmark.benchmark_agent.experiments.method_comparison.contrasts import Contrast
+from sage.benchmark.benchmark_agent.experiments.method_comparison.contrasts import OVERALL, Contrast
 from sage.benchmark.benchmark_agent.experiments.method_comparison.registry import BASELINE
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report.grid import GridResults
 from sage.libs.finetune.agent.capabilities.report import title_of
@@ -47,7 +47,7 @@ def difference(contrast: Contrast) -> str:
 
 def notes(grid: GridResults) -> list[str]:
     """What one has to know to read the numbers: what was compared, what could have been shown, what is missing."""
-    return [*_compared(grid), *_power(grid), *_seeds(grid), *_missing(grid)]
+    return [*_compared(grid), *_unscored(grid), *_power(grid), *_seeds(grid), *_missing(grid)]
 
 
 def _nothing_to_compare(grid: GridResults) -> str:
@@ -66,16 +66,42 @@ def _compared(grid: GridResults) -> list[str]:
     if not found:
         return []
     items = _range([one.items for one in found])
+    parts = [
+        sum(one.method_id == method.method_id and one.capability != OVERALL for one in grid.contrasts)
+        for method in found
+    ]
     said = [
-        f"Each method is compared with {BASELINE} item by item, on {items} held-out items of {len(grid.capabilities)} "
-        f"{'capability' if len(grid.capabilities) == 1 else 'capabilities, which weigh the same overall'}. p-values "
+        f"Each method is compared with {BASELINE} item by item, on {items} held-out items of {_range(parts)} "
+        f"{'capability' if max(parts) == 1 else 'capabilities, which weigh the same overall'}. p-values "
         f"are Holm-adjusted over {len(found)} {'method' if len(found) == 1 else 'methods'}, for each capability by "
-        "itself."
+        "itself; intervals are not adjusted, so one may leave out 0 where no difference is shown."
     ]
     left_out = max(one.left_out for one in found)
     if left_out:
         said.append(f"Up to {left_out} items are left out of a comparison: some run has no value of them.")
     return said
+
+
+def _unscored(grid: GridResults) -> list[str]:
+    lacking = [
+        f"{run.method_id} seed {run.seed} on {title_of(name)}"
+        for method in grid.finished
+        for run in method.runs
+        for name in grid.capabilities
+        if run.metrics.get(name, {}).get("score") is None
+    ]
+    if not lacking:
+        return []
+    return [f"No score: {', '.join(lacking)}. The overall score of such a run is the mean of fewer capabilities."]
+
+
+def forgetting(grid: GridResults) -> str:
+    """What the matrices of streams show, which is not what the scores do."""
+    return (
+        "Not the capability scores above, but the share of turns answered as the row does (the same calls, or the same "
+        f"answer), on at most {grid.settings.get('stream_items', '?')} rows of each task that no method trains on: one "
+        "turn more or less moves a figure by many points."
+    )
 
 
 def _power(grid: GridResults) -> list[str]:
