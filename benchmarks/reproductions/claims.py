@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from sage.libs.finetune.agent.evaluation.statistics import wilson_interval
+from sage.libs.finetune.agent.evaluation.statistics import hierarchical_bootstrap, wilson_interval
 
 Result = Mapping[str, Any]
 
@@ -56,8 +56,7 @@ def r1_fireact(result: Result) -> list[Claim]:
     tuned = [name for name in arms if name.startswith("tuned-")]
     least, most = tuned[0], tuned[-1]
     before, after = _success(arms["prompted"]), _success(arms[most])
-    gain = f"+{after.mean / before.mean - 1:.0%}" if before.mean else "from nothing"
-    first, last = _success(arms[least]), after
+    gain = f"{after.mean / before.mean - 1:+.0%}" if before.mean else "from nothing"
     curve = ", ".join(f"{name.rpartition('-')[2]}: {_success(arms[name]).mean:.1%}" for name in tuned)
     tokens, time = result["prompt_tokens"], {name: _seconds(arms[name]) for name in ("prompted", most)}
     saved = 1 - time[most] / time["prompted"]
@@ -65,12 +64,12 @@ def r1_fireact(result: Result) -> list[Claim]:
         Claim(
             "500 trajectories beat few-shot prompting by 77% (14.8 to 26.2 exact match)",
             f"{before.text} to {after.text}, {gain}",
-            _shown(after.mean >= 1.77 * before.mean, after.low > before.high, after.high < before.low),
+            _more(_solved(arms[most]), _solved(arms["prompted"], times=1.77)),
         ),
         Claim(
             "more trajectories are better, up to 500",
             curve,
-            _shown(last.mean > first.mean, last.low > first.high, last.high < first.low),
+            _more(_solved(arms[most]), _solved(arms[least])),
         ),
         _drop(arms, most, "none", 0.142, 0.338),
         _drop(arms, most, "random", 0.051, 0.280),
@@ -88,7 +87,7 @@ def r2_agenttuning(result: Result) -> list[Claim]:
     """What agent rows alone cost, and what a fifth of them keeps."""
     methods = result["grids"]["mixtures"]["methods"]
     base = result["untrained"]
-    alone, fifth = methods["agent_only"]["scores"], methods["eta_0.2"]["scores"]
+    alone = methods["agent_only"]["scores"]
     curve = ", ".join(f"{name} {found['scores']['general']:.1%}" for name, found in methods.items())
     agents = ", ".join(f"{name} {found['scores']['agent']:.1%}" for name, found in methods.items())
     contrast = _contrast(result["grids"]["mixtures"]["contrasts"]["general"], "eta_0.2")
@@ -96,17 +95,17 @@ def r2_agenttuning(result: Result) -> list[Claim]:
         Claim(
             "trained on agent rows alone, a model loses more than half of its general abilities",
             f"general score {base['general']:.1%} as it came, {alone['general']:.1%} after",
-            alone["general"] < 0.5 * base["general"],
+            _below(_contrast(result["against_untrained"]["general"], "agent_only"), 0.5),
         ),
         Claim(
             "with a fifth of agent rows it keeps them (within 7%)",
             f"general: {curve}; eta 0.2 against agent only {_signed(contrast)}",
-            fifth["general"] >= 0.93 * base["general"],
+            _not(_below(_contrast(result["against_untrained"]["general"], "eta_0.2"), 0.93)),
         ),
         Claim(
             "and is as good an agent: at least 90% of agent only",
             f"agent: as it came {base['agent']:.1%}, {agents}",
-            fifth["agent"] >= 0.9 * alone["agent"],
+            _not(_below(_contrast(result["grids"]["mixtures"]["contrasts"]["agent"], "eta_0.2"), 0.9)),
         ),
     ]
 
@@ -143,7 +142,7 @@ def r4_lora_plus(result: Result) -> list[Claim]:
         Claim(
             "it ends at least as well",
             f"held-out loss: LoRA {ends[0]:.4f}, LoRA+ {ends[1]:.4f}",
-            ends[1] <= ends[0],
+            None,  # of one seed each
         ),
     ]
 
@@ -187,8 +186,8 @@ def r6_continual(result: Result) -> list[Claim]:
         ),
         Claim(
             "a quarter of replayed rows saves at least 70% of it",
-            f"{even['reservoir']['loss_removed']:.0%} ({100 * lost['reservoir']:+.1f} points)",
-            even["reservoir"]["loss_removed"] >= 0.7,
+            f"{1 - lost['reservoir'] / alone:.0%} ({100 * lost['reservoir']:+.1f} points)",
+            _of_seeds(even["reservoir"]["n"], 1 - lost["reservoir"] / alone >= 0.7),
         ),
     ]
     if "on_policy" in lost:
@@ -196,7 +195,7 @@ def r6_continual(result: Result) -> list[Claim]:
             Claim(
                 "on-policy replay loses at most 0.6 of what replay does (46% less)",
                 f"{100 * lost['on_policy']:+.1f} against {100 * lost['balanced']:+.1f} points",
-                lost["on_policy"] >= 0.6 * lost["balanced"],
+                _of_seeds(even["on_policy"]["n"], lost["on_policy"] >= 0.6 * lost["balanced"]),
             )
         )
     kept = {name: uneven[name]["backward_transfer"]["mean"] for name in ("reservoir", "balanced")}
@@ -204,7 +203,7 @@ def r6_continual(result: Result) -> list[Claim]:
         Claim(
             "where a task has ten times the rows, equal shares keep more than a uniform sample",
             f"{100 * kept['balanced']:+.1f} against {100 * kept['reservoir']:+.1f} points",
-            kept["balanced"] > kept["reservoir"],
+            _of_seeds(uneven["balanced"]["n"], kept["balanced"] > kept["reservoir"]),
         )
     )
     return rows
@@ -231,9 +230,20 @@ def _by_arm(found: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def _success(runs: Sequence[Result], fault: str = "whole") -> _Success:
-    solved = [right for run in runs for _, right in run[fault]["solved"]]
+    solved = [int(right) for row in _solved(runs, fault) for right in row]
     interval = wilson_interval(sum(solved), len(solved))
     return _Success(fmean(solved), interval.low, interval.high)
+
+
+def _solved(runs: Sequence[Result], fault: str = "whole", times: float = 1.0) -> list[list[float]]:
+    """By seed, then task. Who solves nothing with whole tools was not tried with faulty ones, and loses nothing."""
+    return [[times * right for _, right in run.get(fault, run["whole"])["solved"]] for run in runs]
+
+
+def _more(own: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> bool | None:
+    """Whether the mean of the first is above the second's; None when it may be either, by tasks and seeds drawn."""
+    found = hierarchical_bootstrap(own, other).interval
+    return _shown(True, found.low > 0, found.high < 0)
 
 
 def _seconds(runs: Sequence[Result]) -> float:
@@ -253,25 +263,35 @@ def _drop(arms: Mapping[str, Sequence[Result]], most: str, fault: str, claimed: 
     return Claim(
         f"tools that say {said} half of the time cost {claimed:.1%} of the successes (prompting {prompting:.1%})",
         f"{ours:.1%}; {beside}" if ours is not None else "no successes to lose",
-        None if ours is None else ours <= claimed,
+        None if ours is None else _more(_solved(arms[most], fault), _solved(arms[most], times=1 - claimed)),
     )
 
 
 def _hardened(arms: Mapping[str, Sequence[Result]], most: str) -> Claim:
     drops = {fault: (_lost(arms["hardened"], fault), _lost(arms[most], fault)) for fault in ("none", "random")}
     clean, plain = _success(arms["hardened"]), _success(arms[most])
-    known = [pair for pair in drops.values() if None not in pair]
     told = ", ".join(
         f"{fault} {hard:.1%} against {usual:.1%}"
         for fault, (hard, usual) in drops.items()
         if hard is not None and usual is not None
     )
-    halved = all(hard <= 0.5 * usual for hard, usual in known if hard is not None and usual is not None)
+    parts = [
+        _more(
+            _plus(_solved(arms["hardened"], fault), _solved(arms["hardened"], times=-1.0)),
+            _plus(_solved(arms[most], fault, 0.5), _solved(arms[most], times=-0.5)),
+        )
+        for fault in drops
+    ]
+    parts.append(_more([[one + WITHIN for one in row] for row in _solved(arms["hardened"])], _solved(arms[most])))
     return Claim(
         "ours: trajectories from faulty tools halve both losses, at equal success with whole ones",
         f"{told}; whole tools {clean.text} against {plain.text}",
-        (halved and clean.high >= plain.low) if known else None,
+        False if False in parts else None if None in parts else True,
     )
+
+
+def _plus(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(one, other, strict=True)]
 
 
 def _shown(as_claimed: bool, certain: bool, contrary: bool) -> bool | None:
@@ -279,6 +299,21 @@ def _shown(as_claimed: bool, certain: bool, contrary: bool) -> bool | None:
     if certain:
         return as_claimed
     return False if contrary else None
+
+
+def _of_seeds(seeds: int, found: bool) -> bool | None:
+    """A difference between two trainings may be luck where each was done once."""
+    return found if seeds > 1 else None
+
+
+def _below(contrast: Result, share: float) -> bool | None:
+    """Whether a score is below this share of what it is compared with; None when it may be, or that is 0."""
+    limit, interval = (share - 1) * contrast["baseline"], contrast["interval"]
+    return _shown(True, interval["high"] < limit, interval["low"] > limit) if contrast["baseline"] else None
+
+
+def _not(found: bool | None) -> bool | None:
+    return None if found is None else not found
 
 
 def _contrast(found: Sequence[Result], method: str) -> Result:

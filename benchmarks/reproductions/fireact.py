@@ -22,8 +22,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sage.benchmark.benchmark_agent.experiments.method_comparison.budget import RowCount, steps_for
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.environments.desk import DeskEnvironment, DeskExpert, NoisyDeskExpert, desk_tasks
+from sage.libs.finetune.agent.errors import TrainingError
 from sage.libs.finetune.agent.models.load import LoadedModel, load_model
 from sage.libs.finetune.agent.progress import Progress, silent
 from sage.libs.finetune.agent.tokenization.render import render_prompt
@@ -142,15 +144,21 @@ def _trained(arm: str, seed: int, settings: Mapping[str, Any], folder: Path, pro
     size = settings["sizes"][-1] if arm == HARDENED else int(arm.rpartition("-")[2])
     episodes = _collected(arm == HARDENED, size, seed, settings["max_steps"])
     data, runs = folder / "rows" / f"{arm}-seed{seed}.jsonl", folder / "runs" / f"{arm}-seed{seed}"
-    jsonl.write_jsonl(data, TrajectoryToSFTConverter().convert(episodes))
+    rows = TrajectoryToSFTConverter().convert(episodes)
+    if len(episodes) < size:
+        raise TrainingError(f"{arm}: {len(episodes)} of {size} trajectories succeeded; raise _MORE_TASKS")
+    jsonl.write_jsonl(data, rows)
     batch = settings["batch_size"]
     config = AgentSFTConfig(
         base_model=settings["base_model"], train_data=str(data), output_dir=runs, seed=seed, batch_size=batch,
-        gradient_accumulation_steps=1, max_steps=settings["rows_seen"] // batch, adam_beta2=0.98,
+        gradient_accumulation_steps=1, adam_beta2=0.98,
+        max_steps=steps_for(settings["rows_seen"], RowCount(len(rows), len(rows)), batch),
         learning_rate=settings["learning_rate"], max_seq_length=2048, save_steps=100,
     )  # fmt: skip
     if not (runs / "result.json").exists():
-        AgentSFTTrainer(config, progress).train(resume=(runs / "config.yaml").exists())
+        result = AgentSFTTrainer(config, progress).train(resume=(runs / "config.yaml").exists())
+        if result.interrupted:
+            raise KeyboardInterrupt
     return str(runs / "adapter")
 
 

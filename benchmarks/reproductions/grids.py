@@ -17,6 +17,7 @@ from sage.benchmark.benchmark_agent.experiments.method_comparison.experiment imp
 from sage.benchmark.benchmark_agent.experiments.method_comparison.results import RunRecord
 from sage.benchmark.benchmark_agent.experiments.method_comparison.rows import GENERAL
 from sage.benchmark.benchmark_agent.experiments.method_comparison.runner import MethodComparisonExperiment
+from sage.libs.finetune.agent.capabilities.report import CapabilityReport
 from sage.libs.finetune.agent.errors import TrainingError
 from sage.libs.finetune.agent.progress import Progress, silent
 
@@ -43,7 +44,23 @@ def run(settings: Mapping[str, Any], folder: Path, progress: Progress = silent) 
             raise TrainingError(f"{grid.folder / grid.failed[0].method_id}: {grid.failed[0].error}")
         found["grids"][name] = summary(grid.records, settings["baseline"])
     if settings.get("untrained"):
-        found["untrained"] = _untrained(config, folder, progress)
+        report = _untrained(config, folder, progress)
+        base = RunRecord("untrained", {}, 0, "", "ok", {}, metrics={
+            name: {
+                "score": score.score,
+                "items": {one["id"]: one["value"] for one in score.replies if one["value"] is not None},
+            }
+            for name, score in report.scores.items()
+        })  # fmt: skip
+        found["untrained"] = {group: _only([base], group)[0].overall for group in _groups(base)}
+        found["against_untrained"] = {
+            group: [
+                _told(one)
+                for one in contrasts(_only([*grid.records, base], group), "untrained")
+                if one.capability == "overall"
+            ]
+            for group in _groups(base)
+        }
     return found
 
 
@@ -92,9 +109,8 @@ def _told(contrast: Any) -> dict[str, Any]:
     return {**asdict(contrast), "verdict": contrast.verdict}
 
 
-def _untrained(config: ComparisonConfig, folder: Path, progress: Progress) -> dict[str, float]:
+def _untrained(config: ComparisonConfig, folder: Path, progress: Progress) -> CapabilityReport:
     from sage.libs.finetune.agent.capabilities.evaluator import AgentCapabilityEvaluator
-    from sage.libs.finetune.agent.capabilities.report import CapabilityReport
     from sage.libs.finetune.agent.capabilities.test_sets import test_set
 
     path = folder / "untrained.json"
@@ -104,8 +120,4 @@ def _untrained(config: ComparisonConfig, folder: Path, progress: Progress) -> di
         )
         sets = {name: test_set(name, config.test_items, "test") for name in config.measured()}
         evaluator.evaluate(config.base_model, sets).save(path)
-    scores = {name: score.score for name, score in CapabilityReport.load(path).scores.items()}
-    general = {name: score for name, score in scores.items() if name in GENERAL}
-    agent = {name: score for name, score in scores.items() if name not in GENERAL}
-    groups = {"all": scores, "agent": agent, "general": general}
-    return {group: fmean(part.values()) for group, part in groups.items() if part}
+    return CapabilityReport.load(path)

@@ -113,8 +113,11 @@ def judged(name: str, size: str) -> list[claims.Claim] | None:
     path = RESULTS / f"{result_name(name, size)}.json"
     if not path.exists():
         return None
+    result, config = json.loads(path.read_text(encoding="utf-8")), configuration(name)
+    if "script" not in config and result["settings"] != config[size]:
+        raise SystemExit(f"{path} is of other settings than {name}.yaml has now; run it again, or restore them")
     judge = getattr(claims, name)
-    found: list[claims.Claim] = judge(json.loads(path.read_text(encoding="utf-8")))
+    found: list[claims.Claim] = judge(result)
     return found
 
 

@@ -172,12 +172,51 @@ def test_claims_of_fireact_by_what_was_solved() -> None:
         ],
     }  # fmt: skip
     found = claims.r1_fireact(result)
-    assert [claim.verdict for claim in found] == ["met", "met", "not met", "met", "met", "not met"]
+    assert [claim.verdict for claim in found] == ["met", "met", "not met", "met", "met", "not shown"]
     assert found[0].ours == "0.0% (0-9) to 90.0% (77-96), from nothing"
     assert found[2].ours == "75.0%; prompting solves nothing to lose"
     assert found[4].ours == "10.00 s to 1.00 s, -90%; first prompt 1000 to 200 tokens"
     result["arms"][1] = arm("tuned-50", [most])
     assert claims.r1_fireact(result)[1].verdict == "not shown"
+
+
+def test_one_success_in_forty_shows_nothing_about_faulty_tools() -> None:
+    import claims
+
+    one = "1" + "0" * 39
+    arms = [arm("prompted", [one] * 3), arm("tuned-50", [one]), arm("tuned-500", [one] * 3), arm("hardened", [one] * 3)]
+    found = claims.r1_fireact({"prompt_tokens": {"prompted": 9.0, "tuned-50": 3.0}, "arms": arms})
+    assert "met" not in [found[at].verdict for at in (0, 1, 2, 3, 5)]
+
+
+def test_a_seed_without_successes_was_not_tried_with_faulty_tools() -> None:
+    import claims
+
+    some, none = "1" * 30 + "0" * 10, "0" * 40
+    arms = [
+        arm("prompted", [none]), {**arm("prompted", [some] * 3), "seed": 1},
+        *(arm(name, [some] * 3) for name in ("tuned-50", "tuned-500", "hardened") for _ in range(2)),
+    ]  # fmt: skip
+    assert claims.r1_fireact({"prompt_tokens": {"prompted": 9.0, "tuned-50": 3.0}, "arms": arms})[2].verdict == "met"
+
+
+def test_a_share_of_nothing_is_no_claim() -> None:
+    import claims
+
+    of = {"interval": {"low": -0.1, "high": 0.1}}
+    assert claims._below({"baseline": 0.0, **of}, 0.9) is None
+    assert claims._below({"baseline": 0.9, **of}, 0.5) is False
+    assert claims._below({"baseline": 0.9, "interval": {"low": -0.8, "high": -0.6}}, 0.5) is True
+
+
+def test_a_result_of_other_settings_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import reproduce
+
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path)
+    assert reproduce.judged("r1_fireact", "small") is None
+    (tmp_path / "r1_fireact_small.json").write_text('{"settings": {"sizes": [5]}}', encoding="utf-8")
+    with pytest.raises(SystemExit, match="other settings"):
+        reproduce.judged("r1_fireact", "small")
 
 
 @pytest.mark.parametrize(

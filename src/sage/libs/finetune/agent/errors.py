@@ -43,3 +43,7 @@ class ScoringError(AgentFinetuneError, ValueError):
 
 class TrainingError(AgentFinetuneError, RuntimeError):
     """Training cannot start or go on."""
+
+
+class DivergedError(TrainingError):
+    """A loss, a gradient or a weight is no number any more."""

@@ -79,6 +79,9 @@ def _settle(ray: Any, reference: Any, spec: RunSpec, folder: Path) -> None:
     try:
         ray.get(reference)
     except ray.exceptions.RayError as error:
+        done = read_result(folder)
+        if done is not None and done.status == "ok":  # it died after its work
+            return
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, AgentFinetuneError):  # not of the run, which would be in its record
             raise cause from None
@@ -86,7 +89,7 @@ def _settle(ray: Any, reference: Any, spec: RunSpec, folder: Path) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         record = RunRecord(
             spec.method_id, spec.to_dict()["method"], spec.seed, spec.digest, "failed", spec.settings.to_dict(),
-            error=f"its worker on the cluster died {1 + RUNS_AGAIN} times ({type(cause).__name__}: {reason:.500})",
+            error=f"on the cluster, {1 + RUNS_AGAIN} attempts at most: {type(cause).__name__}: {reason:.500}",
             started=now, finished=now,
         )  # fmt: skip
         record.save(folder)
@@ -98,6 +101,11 @@ def _settle(ray: Any, reference: Any, spec: RunSpec, folder: Path) -> None:
 def _require_room(ray: Any, config: ComparisonConfig) -> None:
     """A run that no machine has room for would wait forever, and nobody would say so."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not config.gpus_per_run and any(machine.get("GPU") for machine in machines):
+        raise ConfigError(
+            "executor 'ray': the cluster has GPUs, and runs would share them without Ray's knowing; give gpus_per_run "
+            "(1, or a share such as 0.25)"
+        )
     wanted = {"CPU": config.cpus_per_run, "GPU": config.gpus_per_run}
     if not any(all(machine.get(name, 0.0) >= count for name, count in wanted.items()) for machine in machines):
         most = {name: max((machine.get(name, 0.0) for machine in machines), default=0.0) for name in wanted}

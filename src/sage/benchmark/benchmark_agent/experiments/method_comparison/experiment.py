@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from sage.benchmark.benchmark_agent.experiments.method_comparison.config import MethodConfig
 from sage.benchmark.benchmark_agent.experiments.method_comparison.registry import MethodRegistry
@@ -14,6 +15,7 @@ from sage.libs.finetune.agent.capabilities.test_sets import BUILT_IN
 from sage.libs.finetune.agent.config import Config, option
 from sage.libs.finetune.agent.errors import ConfigError
 
+_LISTS = ("methods", "learning_rates", "capabilities")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -61,6 +63,12 @@ class ComparisonConfig(Config):
     threads: int | None = option(
         None, "CPU threads of a run; numbers depend on them. Torch's default by default", low=1
     )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> Self:
+        """Build one from plain values; a list in words may be a list, and a rate a number, as files have them."""
+        listed = {name: _in_words(values[name]) for name in _LISTS if name in values}
+        return super().from_dict({**values, **listed}, where)
 
     def conflicts(self) -> list[str]:
         """Methods, rates and capabilities that are known."""
@@ -135,7 +143,15 @@ def quick(**settings: Any) -> ComparisonConfig:
     return ComparisonConfig.from_dict({**QUICK, **settings})
 
 
+def _in_words(value: object) -> object:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 def _own(name: str, method: object) -> MethodConfig:
+    if name in ("all", "quick"):
+        raise ConfigError(f"'own_methods': '{name}' stands for several methods; give another id")
     if not _ID.fullmatch(name):
         raise ConfigError(
             f"'own_methods': an id names a folder: letters, digits, dots, dashes and underscores, not {name!r:.80}"

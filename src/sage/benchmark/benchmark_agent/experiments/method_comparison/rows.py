@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sage.benchmark.benchmark_agent.experiments.method_comparison.budget import 
 from sage.benchmark.benchmark_agent.experiments.method_comparison.config import MethodConfig
 from sage.benchmark.benchmark_agent.experiments.method_comparison.cost import Costs, give_memory_back
 from sage.benchmark.benchmark_agent.experiments.method_comparison.experiment import ComparisonConfig
-from sage.benchmark.benchmark_agent.experiments.method_comparison.plan import RunSpec
+from sage.benchmark.benchmark_agent.experiments.method_comparison.plan import GRID, RunSpec
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.errors import ConfigError, DataError
 from sage.libs.finetune.agent.models.load import load_model, load_tokenizer
@@ -24,6 +25,7 @@ from sage.libs.finetune.agent.progress import Progress
 from sage.libs.finetune.agent.selection.texts import task_of
 from sage.libs.finetune.agent.sources.resolve import load_samples
 from sage.libs.finetune.agent.tokenization.truncate import truncate
+from sage.libs.finetune.agent.training.data import samples_hash
 from sage.libs.finetune.agent.types import Sample
 
 GENERAL = ("reasoning", "instruction_following")
@@ -120,6 +122,12 @@ def given_rows(settings: ComparisonConfig) -> tuple[list[Sample], Parts]:
     return [row for row in rows if _prompt(row) not in kept_back][: settings.train_rows], held_out
 
 
+def shared_prompts(rows: Sequence[Sample], items: Sequence[Mapping[str, Any]]) -> int:
+    """How many rows ask what an item asks."""
+    asked = {jsonl.encode(item["messages"]) for item in items}
+    return sum(_prompt(row).encode() in asked for row in rows)
+
+
 def require_tasks(method: MethodConfig, rows: Sequence[Sample], held_out: Mapping[str, Sequence[Sample]]) -> None:
     """Find out before a run whether a method can do with these rows.
 
@@ -144,6 +152,12 @@ def require_tasks(method: MethodConfig, rows: Sequence[Sample], held_out: Mappin
 
 def _write(spec: RunSpec, folder: Path, costs: Costs, progress: Progress) -> None:
     rows, held_out = given_rows(spec.settings)
+    grid = folder.parent.parent / GRID
+    if grid.exists() and jsonl.read_json(grid)["data"] != samples_hash([*rows, *chain(*held_out.values())]):
+        raise DataError(
+            f"{spec.settings.train_data}: the rows are other ones than when the comparison began; restore them, or "
+            "give another output_dir"
+        )
     method = spec.method
     require_tasks(method, rows, held_out)
     length = _length_by(spec)

@@ -94,6 +94,9 @@ def require_same(spec: RunSpec, folder: Path) -> None:
         raise ConfigError(
             f"{folder} holds a run with other settings: {'; '.join(changed)}; restore them, or give another output_dir"
         )
+    done = read_result(folder)
+    if done is not None and done.digest != spec.digest:
+        raise ConfigError(f"{folder / RESULT}: is of a run with other settings; give another output_dir")
 
 
 def _performed(spec: RunSpec, folder: Path, progress: Progress) -> RunRecord:

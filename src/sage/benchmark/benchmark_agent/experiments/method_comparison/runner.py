@@ -109,7 +109,11 @@ class MethodComparisonExperiment:
 
     def _prepare(self) -> None:
         """Find out in seconds what would go wrong after hours, and write down what is planned."""
-        from sage.benchmark.benchmark_agent.experiments.method_comparison.rows import given_rows, require_tasks
+        from sage.benchmark.benchmark_agent.experiments.method_comparison.rows import (
+            given_rows,
+            require_tasks,
+            shared_prompts,
+        )
         from sage.libs.finetune.agent.capabilities.test_sets import test_set
         from sage.libs.finetune.agent.models.load import load_tokenizer
         from sage.libs.finetune.agent.training.data import samples_hash
@@ -121,9 +125,17 @@ class MethodComparisonExperiment:
                 require_tasks(method, rows, held_out)
             except ConfigError as error:
                 raise ConfigError(f"method '{name}' cannot be compared on {config.train_data}: {error}") from None
-        for capability in config.measured():
-            test_set(capability, config.test_items, "test")
-            test_set(capability, config.dev_items, "dev")
+        asked = [
+            item
+            for capability in config.measured()
+            for split, count in (("test", config.test_items), ("dev", config.dev_items))
+            for item in test_set(capability, count, split)
+        ]
+        if known := shared_prompts(rows, asked):
+            raise ConfigError(
+                f"{config.train_data}: {known} of {len(rows)} rows are items that the methods are measured on; train "
+                "on others"
+            )
         load_tokenizer(config.base_model)
         save_grid(config.output_dir, self.runs, samples_hash([*rows, *chain(*held_out.values())]))
 

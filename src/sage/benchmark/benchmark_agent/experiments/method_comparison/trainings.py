@@ -23,7 +23,7 @@ from sage.libs.finetune.agent.capabilities.evaluator import AgentCapabilityEvalu
 from sage.libs.finetune.agent.capabilities.report import CapabilityReport
 from sage.libs.finetune.agent.capabilities.test_sets import test_set
 from sage.libs.finetune.agent.config import AgentSFTConfig
-from sage.libs.finetune.agent.errors import TrainingError
+from sage.libs.finetune.agent.errors import DivergedError, TrainingError
 from sage.libs.finetune.agent.evaluation.report import without_nan
 from sage.libs.finetune.agent.progress import Progress
 from sage.libs.finetune.agent.reporting.curves import read_metrics
@@ -115,11 +115,10 @@ class Trainings:
                 trained = self._train(rate, settings.sweep_share, folder / "training", final=False)
                 dev = self.measure(trained.model, "dev", settings.dev_items).overall
                 jsonl.write_json(score, {"rate": rate, "score": without_nan(dev), "tokens": trained.seen})
-            except TrainingError as error:
+            except DivergedError as error:  # anything else (no memory, a full disk) says nothing about the rate
                 lines = [read_metrics(path) for path in folder.rglob("metrics.jsonl")]
                 tokens = sum(steps[-1].get("tokens", 0) for steps in lines if steps)
-                shutil.rmtree(folder / "training", ignore_errors=True)
-                return {"rate": rate, "score": None, "error": str(error), "tokens": tokens}
+                jsonl.write_json(score, {"rate": rate, "score": None, "error": str(error), "tokens": tokens})
         shutil.rmtree(folder / "training", ignore_errors=True)
         found: dict[str, Any] = jsonl.read_json(score)
         return found
@@ -155,7 +154,7 @@ class Trainings:
             _rows_a_step(common), method.continual_replay_ratio, method.continual_buffer_size,
         )  # fmt: skip
         tasks = [
-            {"name": file.path.stem[3:], "train_data": str(file.path), "max_steps": steps[file.task],
+            {"name": file.path.stem, "train_data": str(file.path), "max_steps": steps[file.task],
              "eval_data": str(file.held_out if final else self._one_row(file)),
              "save_steps": _saved_now_and_then(common, steps[file.task])["save_steps"]}
             for file in files

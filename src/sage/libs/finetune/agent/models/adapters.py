@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from sage.libs.finetune.agent.config import AgentSFTConfig
-from sage.libs.finetune.agent.errors import ConfigError, TrainingError
+from sage.libs.finetune.agent.errors import ConfigError, DivergedError
 from sage.libs.finetune.agent.models.lora_linear import row_squares
 
 PISSA_START = "pissa_start"
@@ -216,11 +216,11 @@ def require_finite(model: nn.Module, step: int) -> None:
     """Weights that are no numbers are not saved as a result.
 
     Raises:
-        TrainingError: naming the parameter.
+        DivergedError: naming the parameter.
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-            raise TrainingError(f"after step {step} {name} is not finite; lower learning_rate")
+            raise DivergedError(f"after step {step} {name} is not finite; lower learning_rate")
 
 
 def float32_copy_needed(dtype: torch.dtype, config: AgentSFTConfig) -> bool:

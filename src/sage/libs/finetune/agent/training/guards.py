@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sage.libs.finetune.agent.config import AgentSFTConfig
-from sage.libs.finetune.agent.errors import TrainingError
+from sage.libs.finetune.agent.errors import DivergedError, TrainingError
 from sage.libs.finetune.agent.training.checkpoints import newest_checkpoint
 
 _SHOWN = 8
@@ -43,7 +43,7 @@ class StepGuard:
         >>> guard.saw(torch.tensor(float("nan")), rows=[1])
         >>> guard.check(step=2, gradient_norm=torch.tensor(0.5))
         Traceback (most recent call last):
-        sage.libs.finetune.agent.errors.TrainingError: step 2: the loss is nan in batch 1 of 1 (row 2 of \
+        sage.libs.finetune.agent.errors.DivergedError: step 2: the loss is nan in batch 1 of 1 (row 2 of \
 rows.jsonl); the step was not made; look at these rows, or lower learning_rate in a new run; no checkpoint was \
 written before
     """
@@ -69,7 +69,7 @@ written before
             The gradient norm as a number.
 
         Raises:
-            TrainingError: naming step, micro-batch, rows, and the checkpoint to go back to.
+            DivergedError: naming step, micro-batch, rows, and the checkpoint to go back to.
         """
         losses, rows = self._losses, self._rows
         self._losses, self._rows = [], []
@@ -93,7 +93,7 @@ written before
         where = f" ({rows_named(rows, self._places)})" if rows else ""
         checkpoint = newest_checkpoint(self._output_dir)
         last = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written before"
-        raise TrainingError(
+        raise DivergedError(
             f"step {step}: {what}{where}; the step was not made; look at these rows, or lower learning_rate in a new "
             f"run; {last}"
         )

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sage.libs.finetune.agent.config import AgentSFTConfig
-from sage.libs.finetune.agent.errors import ConfigError, TrainingError
+from sage.libs.finetune.agent.errors import ConfigError, DivergedError
 from sage.libs.finetune.agent.models.batches import BatchForm
 from sage.libs.finetune.agent.models.exactness import base_model
 from sage.libs.finetune.agent.models.load import pick_device
@@ -192,11 +192,11 @@ class SupervisedTrainer(DraftedCheckpoints, Trainer):
         try:
             norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
             number = self._guard.check(self.state.global_step + 1, norm)
-        except TrainingError as error:
+        except DivergedError as error:
             problem = str(error)
         if anywhere(problem is not None):
             of_loss = None if bool(torch.isfinite(self._tr_loss)) else problem
-            raise TrainingError(first_of_all(of_loss) or first_of_all(problem))
+            raise DivergedError(first_of_all(of_loss) or first_of_all(problem))
         return number
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

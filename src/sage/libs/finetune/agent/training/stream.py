@@ -27,7 +27,7 @@ from typing import Any
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.config import AgentSFTConfig
 from sage.libs.finetune.agent.continual.learner import OnlineContinualLearner
-from sage.libs.finetune.agent.errors import ConfigError, TrainingError
+from sage.libs.finetune.agent.errors import ConfigError, DivergedError
 from sage.libs.finetune.agent.models.batches import rows_loss
 from sage.libs.finetune.agent.models.load import LoadedModel
 from sage.libs.finetune.agent.preflight.faults import allowed_kinds
@@ -139,7 +139,7 @@ class _Stream:
                 scores[task.name], replies = _asked(loaded, task, told)
                 jsonl.write_jsonl(self._config.output_dir / "replies" / place / f"{task.name}.jsonl", replies)
             if not math.isfinite(scores[task.name]["loss"]):
-                raise TrainingError(f"{place}: the loss on {task.name} is not a number; lower learning_rate")
+                raise DivergedError(f"{place}: the loss on {task.name} is not a number; lower learning_rate")
             scores[task.name]["eval_sha256"] = self._held_out[task.name]
             self._save()
         del loaded
