@@ -47,3 +47,9 @@ def test_a_capability_without_a_score_is_said(tmp_path: Path) -> None:
     changed(folder, "G_dora-seed0", metrics=metrics)
     notes = " ".join(words.notes(read_grid(folder)))
     assert "of 4 capabilities" in notes and "No score: G_dora seed 0 on Timing." in notes
+
+
+def test_a_mixture_that_repeats_rows_does_not_use_more_than_there_are(tmp_path: Path) -> None:
+    folder = write_grid(tmp_path, "A_baseline", seeds=1, items=3)
+    changed(folder, "A_baseline-seed0", rows={"given": 920, "used": 2760})
+    assert tables.rows_used(read_grid(folder).finished[0]) == "2,760 drawn from 920"

@@ -265,7 +265,10 @@ def rate_text(rate: float) -> str:
 def rows_used(method: MethodRuns) -> str:
     """Rows that were trained on, of those there were; of the first seed."""
     found = method.runs[0].rows
-    return f"{found['used']:,} of {found['given']:,}" if {"used", "given"} <= found.keys() else NOTHING
+    if not {"used", "given"} <= found.keys():
+        return NOTHING
+    of = "of" if found["used"] <= found["given"] else "drawn from"  # a mixture repeats rows
+    return f"{found['used']:,} {of} {found['given']:,}"
 
 
 @cache
