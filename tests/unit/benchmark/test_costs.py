@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from sage.benchmark.benchmark_agent.experiments.method_comparison.cost import Costs, git_revision
+from sage.benchmark.benchmark_agent.experiments.method_comparison.cost import Costs, device_name, git_revision
 from sage.libs.finetune.agent.jsonl import read_json
 
 
@@ -49,3 +51,9 @@ def test_memory_is_the_largest_of_all_calls(tmp_path: Path) -> None:
 def test_the_revision_is_that_of_the_code() -> None:
     found = git_revision()
     assert found is None or len(found.removesuffix("-dirty")) == 40
+
+
+def test_the_device_says_which_processor_and_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert re.fullmatch(r"CPU \(.+\), 1 thread", device_name())
