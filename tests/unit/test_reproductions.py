@@ -119,7 +119,7 @@ def test_fireact_on_a_tiny_model_is_run_once(tmp_path: Path) -> None:
 
     settings = {
         "base_model": str(save_tiny(tmp_path / "model")), "seeds": [0], "sizes": [2, 4], "rows_seen": 4,
-        "batch_size": 2, "learning_rate": 1e-3, "examples": 1, "test_tasks": 4, "max_steps": 2, "max_new_tokens": 4,
+        "batch_size": 2, "learning_rate": 1e-3, "examples": 1, "test_tasks": 4, "max_steps": 8, "max_new_tokens": 4,
     }  # fmt: skip
     first = fireact.run(settings, tmp_path / "runs")
     assert [arm["arm"] for arm in first["arms"]] == ["prompted", "tuned-2", "tuned-4", "hardened"]

