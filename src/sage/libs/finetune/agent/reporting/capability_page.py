@@ -7,7 +7,6 @@ are in the report's JSON.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -15,6 +14,7 @@ from typing import Any
 
 from sage.libs.finetune.agent.capabilities.report import CapabilityReport, counts, score_text, title_of
 from sage.libs.finetune.agent.evaluation.report import CapabilityScore
+from sage.libs.finetune.agent.reporting.reply_text import conversation_text, valid, value_text, without_middle
 
 MOST_REPLIES = 500
 """Replies of a capability that are shown; errors and wrong ones come first when there are more."""
@@ -192,7 +192,7 @@ def _number(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return value if isinstance(value, str) else _cut(_json(value), 300)
+    return value if isinstance(value, str) else without_middle(value_text(value), 300)
 
 
 def _form(shown: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
@@ -211,48 +211,24 @@ def _reply(name: str, record: Mapping[str, Any], length: int) -> str:
     state, value = state_of(record), record.get("value")
     mark = f"{value:.2f}" if value is not None else state
     why = str(record.get("error") or record.get("reason") or "")
-    parts = [("Prompt", _prompt(record.get("prompt"))), ("Reply", str(record.get("reply") or ""))]
+    parts = [("Prompt", conversation_text(record.get("prompt"))), ("Reply", str(record.get("reply") or ""))]
     if state != "error":
-        parts.append(("Compared", _json(record.get("extracted"))))
+        parts.append(("Compared", value_text(record.get("extracted"))))
     parts += [("Cut off", "at the token limit")] if record.get("cut") else []
-    body = "".join(f"<small>{title}</small><pre>{_text(_cut(text, length))}</pre>" for title, text in parts if text)
+    body = "".join(
+        f"<small>{title}</small><pre>{_text(without_middle(text, length))}</pre>" for title, text in parts if text
+    )
     return (
         f'<details class="{state}" data-c="{_attribute(name)}"><summary><span class="v">{mark}</span> '
-        f"{_text(_cut(str(record.get('id')), 80))} <small>{_text(_cut(why, 160))}</small></summary>{body}</details>"
+        f"{_text(without_middle(str(record.get('id')), 80))} <small>{_text(without_middle(why, 160))}</small></summary>"
+        f"{body}</details>"
     )
-
-
-def _prompt(messages: Any) -> str:
-    """The conversation as text; calls as they stand in it."""
-    if not isinstance(messages, list):
-        return "" if messages is None else str(messages)
-    turns = []
-    for message in messages:
-        calls = [_json(call.get("function", call)) for call in message.get("tool_calls") or ()]
-        turns.append(f"{message.get('role')}: " + "\n".join(filter(None, [str(message.get("content") or ""), *calls])))
-    return "\n\n".join(turns)
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _cut(text: str, length: int) -> str:
-    """Without its middle where it is longer: how a prompt ends says more than how it goes on."""
-    if len(text) <= length:
-        return text
-    head = length // 3
-    return f"{text[:head]} [... {len(text) - length} characters ...] {text[len(text) - (length - head) :]}"
 
 
 def _text(value: object) -> str:
     """Text for between tags; what is no valid Unicode becomes a question mark."""
-    return escape(_valid(value), quote=False)
+    return escape(valid(value), quote=False)
 
 
 def _attribute(value: object) -> str:
-    return escape(_valid(value))
-
-
-def _valid(value: object) -> str:
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+    return escape(valid(value))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report import reproduce, tables, words
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report.grid import GridResults
+from sage.libs.finetune.agent.reporting.reply_text import valid
 
 _MARKUP = re.compile(r"[\\`|<*\[]|(?<!\w)_|_(?!\w)")
 
@@ -46,7 +47,7 @@ def _lines(grid: GridResults) -> Iterator[str]:
         yield "## Unfinished runs\n"
         yield _table(unfinished)
     yield "## How to reproduce\n"
-    yield f"```bash\n{_valid(reproduce.command(grid))}\n```\n"
+    yield f"```bash\n{valid(reproduce.command(grid))}\n```\n"
     for sentence in reproduce.caveats(grid):
         yield f"{_text(sentence)}\n"
     yield _table(tables.Sheet("Where and with what", ("what", "value"), list(reproduce.facts(grid).items())))
@@ -63,9 +64,5 @@ def _row(cells: Sequence[str]) -> str:
 
 def _text(value: object) -> str:
     """Text in which nothing is markup, on one line."""
-    text = " ".join(_valid(value).split())
+    text = " ".join(valid(value).split())
     return _MARKUP.sub(r"\\\g<0>", text)
-
-
-def _valid(value: object) -> str:
-    return str(value).encode("utf-8", "replace").decode("utf-8")

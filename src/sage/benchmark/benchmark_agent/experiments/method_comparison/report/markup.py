@@ -5,11 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report.tables import Sheet
-
-
-def valid(value: object) -> str:
-    """Text that can be written as UTF-8: half characters become question marks."""
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+from sage.libs.finetune.agent.reporting.reply_text import valid
 
 
 def text(value: object) -> str:

@@ -7,16 +7,16 @@ still too much, texts are cut in their middle, then right replies are left out, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sage.benchmark.benchmark_agent.experiments.method_comparison.registry import BASELINE
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report.grid import GridResults
-from sage.benchmark.benchmark_agent.experiments.method_comparison.report.markup import valid
 from sage.benchmark.benchmark_agent.experiments.method_comparison.results import RunRecord
 from sage.libs.finetune.agent.capabilities.report import CapabilityReport, title_of
 from sage.libs.finetune.agent.reporting.capability_page import state_of
+from sage.libs.finetune.agent.reporting.reply_text import conversation_text, valid, value_text, without_middle
 
 MOST_BYTES = 3_500_000
 STATES = ("error", "wrong", "skipped", "right")
@@ -91,7 +91,7 @@ class _Texts:
         self._length = length
 
     def number(self, text: str) -> int:
-        shown = _cut(valid(text), self._length)
+        shown = without_middle(valid(text), self._length)
         if shown not in self._numbers:
             self._numbers[shown] = len(self.all)
             self.all.append(shown)
@@ -110,12 +110,12 @@ def _data(
         chosen = records if share is None else _first(records, share)
         for name, one in chosen:
             capability = capabilities.setdefault(name, len(capabilities))
-            key = (name, valid(one["id"]), texts.number(_prompt(one.get("prompt"))))
+            key = (name, valid(one["id"]), texts.number(conversation_text(one.get("prompt"))))
             item = items.setdefault(key, len(items))
             said, why = one.get("reply"), one.get("error") or one.get("reason")
             replies.append([
                 number, item, capability, STATES.index(state_of(one)), one.get("value"), texts.number(str(said or "")),
-                texts.number(_json(one.get("extracted"))), texts.number(str(why or "")),
+                texts.number(value_text(one.get("extracted"))), texts.number(str(why or "")),
                 _against(one.get("value"), base.get((run.seed, name, one["id"]))),
                 int(bool(one.get("cut"))),
             ])  # fmt: skip
@@ -149,29 +149,3 @@ def _first(records: Sequence[tuple[str, dict[str, Any]]], share: float) -> list[
     """So many of a run's replies, errors and wrong ones first, in their order."""
     order = sorted(range(len(records)), key=lambda at: STATES.index(state_of(records[at][1])))
     return [records[at] for at in sorted(order[: int(share * len(records))])]
-
-
-def _prompt(messages: Any) -> str:
-    """The conversation as text; calls as they stand in it."""
-    if not isinstance(messages, list):
-        return "" if messages is None else str(messages)
-    return "\n\n".join(_turn(message) for message in messages)
-
-
-def _turn(message: Mapping[str, Any]) -> str:
-    calls = [_json(call.get("function", call)) for call in message.get("tool_calls") or ()]
-    return f"{message.get('role')}: " + "\n".join(filter(None, [str(message.get("content") or ""), *calls]))
-
-
-def _json(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _cut(text: str, length: int) -> str:
-    """Without its middle where it is longer: how a prompt ends says more than how it goes on."""
-    if len(text) <= length:
-        return text
-    head = length // 3
-    return f"{text[:head]} [... {len(text) - length} characters ...] {text[len(text) - (length - head) :]}"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report import charts
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report.figures import legend
 from sage.benchmark.benchmark_agent.experiments.method_comparison.report.grid import GridResults, MethodRuns
-from sage.benchmark.benchmark_agent.experiments.method_comparison.report.markup import shut, text, valid
+from sage.benchmark.benchmark_agent.experiments.method_comparison.report.markup import shut, text
 from sage.libs.finetune.agent import jsonl
 from sage.libs.finetune.agent.errors import ModelError
 from sage.libs.finetune.agent.reporting.preview import Piece, RowPreview, preview_row, visible
+from sage.libs.finetune.agent.reporting.reply_text import valid
 from sage.libs.finetune.agent.selection.texts import sample_key, sample_text
 
 if TYPE_CHECKING:
