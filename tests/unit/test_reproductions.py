@@ -172,11 +172,13 @@ def test_claims_of_fireact_by_what_was_solved() -> None:
         ],
     }  # fmt: skip
     found = claims.r1_fireact(result)
-    assert [claim.verdict for claim in found] == ["met", "met", "not met", "met", "met", "not shown"]
+    assert [claim.verdict for claim in found] == ["met", "not shown", "not met", "met", "met", "not shown"]
     assert found[0].ours == "0.0% (0-9) to 90.0% (77-96), from nothing"
     assert found[2].ours == "75.0%; prompting solves nothing to lose"
     assert found[4].ours == "10.00 s to 1.00 s, -90%; first prompt 1000 to 200 tokens"
-    result["arms"][1] = arm("tuned-50", [most])
+    result["arms"] += [{**one, "seed": 1} for one in result["arms"]]
+    assert claims.r1_fireact(result)[1].verdict == "met"
+    result["arms"] = [one if one["arm"] != "tuned-50" else arm("tuned-50", [most]) for one in result["arms"]]
     assert claims.r1_fireact(result)[1].verdict == "not shown"
 
 
@@ -233,9 +235,10 @@ def test_claims_of_dora_go_by_the_interval(low: float, high: float, fixed: str, 
         "method_id": "dora_half", "score": 0.5, "baseline": 0.5, "difference": (low + high) / 2,
         "interval": {"low": low, "high": high},
     }  # fmt: skip
-    methods = {name: {"learning_rates": [1e-3]} for name in ("A_baseline", "dora_half")}
-    grid = {"contrasts": {"all": [contrast]}, "methods": methods}
-    assert [claim.verdict for claim in claims.r3_dora({"grids": {"fixed": grid, "tuned": grid}})] == [fixed, tuned]
+    for seeds, verdicts in ((3, [fixed, tuned]), (1, ["not shown", "not shown"])):
+        methods = {name: {"learning_rates": [1e-3], "seeds": seeds} for name in ("A_baseline", "dora_half")}
+        grid = {"contrasts": {"all": [contrast]}, "methods": methods}
+        assert [claim.verdict for claim in claims.r3_dora({"grids": {"fixed": grid, "tuned": grid}})] == verdicts
 
 
 def test_the_page_says_what_the_results_say() -> None:
